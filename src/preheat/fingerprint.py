@@ -1,0 +1,103 @@
+"""What this machine offers to a variant: architecture, instruction sets, onnxruntime, execution providers."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from .manifest import Requires
+
+ISA = (
+    # The extensions by which onnxruntime's CPU kernels choose their code paths and weight layouts (MLAS,
+    # platform.cpp): x86-64 first, then 64-bit Arm.
+    *("avx", "avx2", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"),
+    *("avx512_bf16", "amx_tile", "amx_int8", "amx_bf16"),
+    *("asimddp", "i8mm", "bf16", "sve", "sve2", "sme"),
+)
+
+
+class Fingerprint(NamedTuple):
+    arch: str
+    isa: tuple[str, ...]
+    """Those of ISA that the CPU has, sorted; empty where the system does not tell."""
+    cpus: int
+    """CPUs that this process may use: affinity and the cgroup's quota."""
+    onnxruntime: str = ""
+    providers: tuple[str, ...] = ()
+
+    def refuses(self, requires: Requires) -> str | None:
+        """Why a variant cannot be opened here, in words; None where it can."""
+        if requires.arch is not None and requires.arch != self.arch:
+            return f"made for {requires.arch}, this machine is {self.arch}"
+        if requires.isa is not None and requires.isa != self.isa:
+            lacks = sorted(set(requires.isa) - set(self.isa))
+            more = sorted(set(self.isa) - set(requires.isa))
+            return "made for another CPU: " + " and ".join(
+                part
+                for part in (
+                    f"this one lacks {', '.join(lacks)}" if lacks else "",
+                    f"this one adds {', '.join(more)}" if more else "",
+                )
+                if part
+            )
+        if self.onnxruntime and requires.onnxruntime is not None:
+            low, high = requires.onnxruntime
+            if not _release(low) <= _release(self.onnxruntime) < _release(high):
+                return f"made for onnxruntime {low} up to {high}, this is {self.onnxruntime}"
+        if self.providers and requires.provider not in self.providers:
+            return f"needs {requires.provider}, this onnxruntime has {', '.join(self.providers)}"
+        return None
+
+
+def machine() -> Fingerprint:
+    """The parts that can be told before onnxruntime is imported."""
+    return Fingerprint(os.uname().machine, _isa(), usable_cpus())
+
+
+def with_runtime(fingerprint: Fingerprint) -> Fingerprint:
+    """The whole; imports onnxruntime."""
+    import onnxruntime
+
+    return fingerprint._replace(
+        onnxruntime=onnxruntime.__version__, providers=tuple(onnxruntime.get_available_providers())
+    )
+
+
+def usable_cpus() -> int:
+    """CPUs by affinity, no more than the cgroup's quota rounded up, at least 1."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _first_line("/sys/fs/cgroup/cpu.max").split()
+    if len(quota) == 2 and quota[0].isdigit() and int(quota[1]) > 0:
+        cpus = min(cpus, -(-int(quota[0]) // int(quota[1])))
+    return max(cpus, 1)
+
+
+def _first_line(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.readline()
+    except OSError:
+        return ""
+
+
+def _isa() -> tuple[str, ...]:
+    try:
+        with open("/proc/cpuinfo") as file:  # one processor's entry is enough, and some hosts have hundreds
+            for line in file:
+                if line.startswith(("flags", "Features")):
+                    has = set(line.split(":", 1)[1].split())
+                    return tuple(sorted(name for name in ISA if name in has))
+    except OSError:
+        pass
+    return ()
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The numeric parts of a version: "1.31.1+cu12" -> (1, 31, 1)."""
+    parts = []
+    for part in version.split("+", 1)[0].split("."):
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        if not digits:
+            break
+        parts.append(int(digits))
+    return tuple(parts)

@@ -1,0 +1,104 @@
+"""Settings: read once by an entry point from an environ mapping, frozen, handed down.
+
+Nothing below an entry point looks at ``os.environ``. An unknown ``PREHEAT_`` name is an error that
+offers the nearest known one, because a misspelt limit is worse than none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from .errors import SettingsError
+
+PREFIX = "PREHEAT_"
+
+
+@dataclass(frozen=True)
+class Settings:
+    artifact: str = ""
+    """The artifact folder, or a function's ``app.py``."""
+    cache: str = ""
+    """Folder for what may be thrown away: verification stamps. Default: the user's cache folder."""
+    verify: str = "fetch"
+    """``fetch``: hash a file once, then trust it while its inode, size and times stand; ``always``: hash
+    the chosen variant's files at every start."""
+    variant: str = ""
+    """Force one variant by name. Default: the best whose requirements hold on this machine."""
+    objective: str = ""
+    """``cold``, ``balanced`` or ``warm``: what "best" means. Default: what the artifact was built for."""
+    threads: int = 0
+    """Intra-op threads of the session. 0: one per usable CPU."""
+    concurrency: int = 0
+    """Requests that run at once. 0: one per usable CPU."""
+    queue: int = 128
+    """Requests that may wait, for readiness or for a turn; one more is shed."""
+    timeout: float = 60.0
+    """Seconds that a request may wait for readiness and its turn."""
+    max_bytes: int = 0
+    """Largest request body, in bytes. 0: the artifact's own limit."""
+    require_provider: str = ""
+    """Refuse to start on any other execution provider than this."""
+    host: str = "0.0.0.0"  # noqa: S104 - a container is reached from outside
+    """Address that the server listens on."""
+    port: int = 8080
+    """Port; ``PORT``, the platforms' own name, is honoured too and wins."""
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Settings:
+        """Read ``PREHEAT_*`` and ``PORT``. Raises SettingsError for a name or value that is not known."""
+        known = {PREFIX + field.name.upper(): field for field in fields(cls)}
+        values: dict[str, object] = {}
+        for name in sorted(environ):
+            if name.startswith(PREFIX):
+                if name not in known:
+                    raise SettingsError(f"{name} is not a setting of Preheat{_nearest(name, list(known))}")
+                field = known[name]
+                values[field.name] = _convert(name, environ[name], type(field.default))
+        if environ.get("PORT"):
+            values["port"] = _convert("PORT", environ["PORT"], int)
+        settings = cls(**values)  # type: ignore[arg-type]  # converted to each field's own type above
+        settings._check()
+        return settings
+
+    def _check(self) -> None:
+        _one_of("PREHEAT_VERIFY", self.verify, ("fetch", "always"))
+        _one_of("PREHEAT_OBJECTIVE", self.objective, ("", "cold", "balanced", "warm"))
+        for name in ("threads", "concurrency", "queue", "timeout", "max_bytes"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"{PREFIX}{name.upper()} must not be negative")
+        if not 0 <= self.port <= 65535:
+            raise SettingsError(f"PORT must lie between 0 and 65535, not {self.port}")
+
+    def cache_dir(self, environ: Mapping[str, str]) -> str:
+        """The cache folder: PREHEAT_CACHE, ``/tmp`` on Lambda, else the user's cache folder."""
+        if self.cache:
+            return self.cache
+        if environ.get("AWS_LAMBDA_FUNCTION_NAME"):
+            return "/tmp/preheat"  # noqa: S108 - the one writable folder there, private to the instance
+        base = environ.get("XDG_CACHE_HOME") or os.path.join(environ.get("HOME") or "/tmp", ".cache")  # noqa: S108
+        return os.path.join(base, "preheat")
+
+
+def _convert(name: str, text: str, to: type) -> object:
+    try:
+        value = text if to is str else to(text)
+        if value != value:  # NaN, which every comparison lets through
+            raise ValueError
+        return value
+    except ValueError:
+        kind = "a whole number" if to is int else "a number"
+        raise SettingsError(f"{name} must be {kind}, not {text!r}") from None
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise SettingsError(f"{name} must be one of {', '.join(a for a in allowed if a)}, not {value!r}")
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    import difflib  # only on the way to an error
+
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    return f"; did you mean {close[0]}?" if close else ""

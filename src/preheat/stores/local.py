@@ -1,0 +1,51 @@
+"""An artifact in a folder of this host: nothing is copied, files are mapped where they lie."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from ..errors import ArtifactError, IntegrityError
+from . import Entry
+
+
+class LocalStore:
+    def __init__(self, root: str) -> None:
+        self.root = os.path.abspath(root)
+        if not os.path.isdir(self.root):
+            what = "is not a folder" if os.path.exists(self.root) else "does not exist"
+            raise ArtifactError(
+                f"the artifact {self.root} {what}; make one with `preheat build SOURCE -o {root}`"
+            )
+
+    def read(self, path: str, limit: int) -> bytes:
+        full = self.local(path)
+        try:
+            with open(full, "rb") as file:
+                data = file.read(limit + 1)
+        except FileNotFoundError:
+            raise ArtifactError(f"{self.root} is not an artifact: it has no {path}") from None
+        except OSError as error:
+            raise ArtifactError(f"{full} cannot be read: {error.strerror}") from None
+        if len(data) > limit:
+            raise IntegrityError(f"{full} is larger than {limit} bytes")
+        return data
+
+    def entries(self) -> Iterator[Entry]:
+        folders = [""]
+        while folders:
+            folder = folders.pop()
+            try:
+                with os.scandir(os.path.join(self.root, folder)) as items:
+                    for item in items:
+                        path = f"{folder}{item.name}"
+                        if item.is_dir(follow_symlinks=False):
+                            folders.append(path + "/")
+                        else:
+                            stat = item.stat(follow_symlinks=False)
+                            yield Entry(path, stat.st_size, item.is_file(follow_symlinks=False))
+            except OSError as error:
+                raise ArtifactError(f"{self.root}/{folder} cannot be listed: {error.strerror}") from None
+
+    def local(self, path: str) -> str:
+        return f"{self.root}/{path}"

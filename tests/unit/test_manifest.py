@@ -1,0 +1,131 @@
+import contextlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from preheat.errors import ManifestError
+from preheat.manifest import (
+    File,
+    Golden,
+    Limits,
+    Manifest,
+    Requires,
+    TensorSpec,
+    Variant,
+    dump,
+    load,
+)
+
+DIGEST = "0" * 64
+
+
+def manifest(**changes: Any) -> Manifest:
+    whole = Manifest(
+        name="m",
+        version="",
+        task="tensors",
+        options={},
+        source={"format": "onnx"},
+        inputs=(TensorSpec("x", "FP32", ("batch", 4, None)), TensorSpec("any", "BYTES", None)),
+        outputs=(TensorSpec("y", "FP32", ()),),
+        limits=Limits(),
+        objective="balanced",
+        variants=(
+            Variant("portable", "p/model.onnx", ("p/model.onnx",), "all", {}, Requires()),
+            Variant(
+                "packed",
+                "k/model.onnx",
+                ("k/model.onnx", "k/weights"),
+                "disabled",
+                {"a": "b"},
+                Requires(arch="x86_64", isa=("avx2", "fma"), onnxruntime=("1.31.1", "1.31.2")),
+            ),
+        ),
+        assets={"tokenizer": "t.json"},
+        golden=(Golden("g/in", "g/out"),),
+        tolerance=0.001,
+        stable_outputs=("y",),
+        warmup_runs=1,
+        sample={"request": {"input": "ä"}, "answer": 1},
+        files=tuple(
+            File(p, 1, DIGEST)
+            for p in ("p/model.onnx", "k/model.onnx", "k/weights", "t.json", "g/in", "g/out")
+        ),
+        measurements={"variants": {"packed": {"session_ms": {"median": 3}}}},
+    )
+    return whole._replace(**changes)
+
+
+def test_what_is_written_is_read_back() -> None:
+    read = load(dump(manifest()).encode())
+    assert read == manifest(version=read.version)
+    assert read.version.startswith("sha256:")
+    assert read.measured("packed", "session_ms") == 3.0
+    assert read.measured("portable", "session_ms") is None
+
+
+def test_the_version_covers_what_decides_what_runs_and_no_measurement() -> None:
+    version = load(dump(manifest()).encode()).version
+    assert load(dump(manifest(measurements={"variants": {}})).encode()).version == version
+    assert load(dump(manifest(tolerance=0.002)).encode()).version != version
+    assert load(dump(manifest(options={"a": 1})).encode()).version != version
+
+
+def changed(**fields: Any) -> bytes:
+    document = json.loads(dump(manifest()))
+    document.update(fields)
+    return json.dumps(document).encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[]", "must hold an object"),
+        (b"[" * 100_000, "not JSON"),
+        (b"x" * (8 * 1024 * 1024 + 1), "the most that is read"),
+        (changed(tolerance=float("nan")), "holds NaN"),
+        (changed(schema=2), "schema is 2; this Preheat reads schema 1"),
+        (changed(tolerance=0.5), "changed after the build"),
+        (changed(version=7), "manifest.version must be str"),
+        (changed(inputs=[{"name": "x"}]), r"manifest.inputs\[0\].shape is missing"),
+        (changed(inputs=[{"name": "x", "dtype": "FP32", "shape": [True]}]), "sizes, symbols and nulls"),
+        (changed(files=[{"path": "../x", "size": 1, "sha256": DIGEST}]), "not a plain path inside"),
+        (changed(files=[{"path": "/x", "size": 1, "sha256": DIGEST}]), "not a plain path inside"),
+        (changed(files=[{"path": "x", "size": 1, "sha256": "zz"}]), "64 hexadecimal digits"),
+        (changed(files=[]), "does not list"),
+        (changed(variants=[]), "no 'portable' variant"),
+        (changed(objective="fast"), "manifest.objective"),
+        (changed(name="a/b"), "manifest.name"),
+        (changed(assets={"tokenizer": "../../etc/passwd"}), "not a plain path inside"),
+    ],
+)
+def test_a_manifest_that_is_wrong_says_where(data: bytes, said: str) -> None:
+    with pytest.raises(ManifestError, match=said):
+        load(data)
+
+
+def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    found = [path] if path else []
+    if isinstance(value, dict):
+        items = list(value.items())
+    else:
+        items = list(enumerate(value)) if isinstance(value, list) else []
+    return found + [p for key, item in items for p in _paths(item, (*path, key))]
+
+
+@given(st.data())
+def test_any_field_replaced_by_anything_is_refused_or_read(data: st.DataObject) -> None:
+    document = json.loads(dump(manifest()))
+    path = data.draw(st.sampled_from(_paths(document)))
+    anything = st.one_of(st.none(), st.booleans(), st.integers(), st.text(), st.lists(st.none(), max_size=2))
+    at = document
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = data.draw(anything)
+    with contextlib.suppress(ManifestError):
+        load(json.dumps(document).encode())
