@@ -1,0 +1,181 @@
+"""The download phase: find the manifest, hold the files against it, verify what the session will open.
+
+A file is hashed once; a stamp in the cache folder then vouches for it as long as its device, inode, size and
+both times stand (``ctime`` cannot be set back by a program). With ``verify="always"`` it is hashed at every
+start. Hashing runs in a thread, beside the imports: hashlib releases the interpreter lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+from . import manifest as manifests
+from .errors import IntegrityError
+from .manifest import File, Manifest
+from .phases import Phase, PhaseClock
+from .stores import Store
+
+CHUNK = 1024 * 1024
+
+
+class Artifact:
+    """An artifact whose layout has been checked. ``require`` gates the use of a file's content."""
+
+    def __init__(self, store: Store, manifest: Manifest, stamps: Stamps, clock: PhaseClock) -> None:
+        self.store = store
+        self.manifest = manifest
+        self._stamps = stamps
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._verified: set[str] = set()
+
+    def path(self, relative: str) -> str:
+        """Where a file of the manifest lies on this host."""
+        return self.store.local(relative)
+
+    def asset(self, role: str) -> str | None:
+        """The path of an asset, verified; None where the artifact has none of that role."""
+        relative = self.manifest.assets.get(role)
+        if relative is None:
+            return None
+        self.require([relative])
+        return self.path(relative)
+
+    def require(self, paths: Iterable[str]) -> None:
+        """Return once the content of these files is known to be the manifest's.
+
+        Raises IntegrityError that names the first file that is not.
+        """
+        with self._lock:
+            todo = self._unverified(paths)
+            if todo:
+                with self._clock.phase(Phase.DOWNLOAD) as attributes:
+                    self._verify(todo, attributes)
+
+    def verify_ahead(self, paths: Iterable[str]) -> None:
+        """Begin to verify in a thread; ``require`` waits for it. A failure is raised there, not here."""
+        with self._lock:
+            todo = self._unverified(paths)
+        if todo:
+            threading.Thread(target=self._verify_quietly, args=(todo,), daemon=True).start()
+
+    def _verify_quietly(self, files: list[File]) -> None:
+        # A file that fails is not marked as verified, so that whoever needs it meets the error.
+        with contextlib.suppress(IntegrityError):
+            self.require([file.path for file in files])
+
+    def _unverified(self, paths: Iterable[str]) -> list[File]:
+        files = []
+        for path in dict.fromkeys(paths):
+            file = self.manifest.file(path)
+            if file is not None and path not in self._verified:
+                if self._stamps.vouch_for(file, self.path(path)):
+                    self._verified.add(path)
+                else:
+                    files.append(file)
+        return files
+
+    def _verify(self, files: list[File], attributes: dict[str, Any]) -> None:
+        for file in files:
+            path = self.path(file.path)
+            before = identity(path)
+            digest = sha256_of(path)
+            if digest != file.sha256:
+                raise IntegrityError(
+                    f"{path} was changed: its sha256 is {digest[:12]}…, the manifest says {file.sha256[:12]}…"
+                )
+            self._verified.add(file.path)
+            self._stamps.add(file, path, before)
+        attributes["verified_bytes"] = sum(file.size for file in files)
+        self._stamps.save()
+
+
+def download(store: Store, *, cache_dir: str, verify: str, clock: PhaseClock) -> Artifact:
+    """Read the manifest and hold every file's presence, kind and size against it.
+
+    Raises ManifestError or IntegrityError. No content is read beyond the manifest's.
+    """
+    with clock.phase(Phase.DOWNLOAD) as attributes:
+        manifest = manifests.load(store.read(manifests.FILENAME, manifests.MAX_BYTES))
+        check_layout(store, manifest)
+        stamps = Stamps(cache_dir, manifest.version) if verify == "fetch" else Stamps("", "")
+        attributes.update(cache="local", verify=verify, bytes=sum(file.size for file in manifest.files))
+    return Artifact(store, manifest, stamps, clock)
+
+
+def check_layout(store: Store, manifest: Manifest) -> None:
+    """Every listed file is there, plain and of its size, and nothing else is. Raises IntegrityError."""
+    listed = {file.path: file for file in manifest.files}
+    for entry in store.entries():
+        if entry.path == manifests.FILENAME:
+            continue
+        file = listed.pop(entry.path, None)
+        where = store.local(entry.path)
+        if file is None:
+            raise IntegrityError(f"{where} is not in the manifest; an artifact holds what was built, no more")
+        if not entry.regular:
+            raise IntegrityError(f"{where} is a link or a special file; an artifact holds plain files")
+        if entry.size != file.size:
+            raise IntegrityError(f"{where} has {entry.size} bytes, the manifest says {file.size}")
+    for path in listed:
+        raise IntegrityError(f"{store.local(path)} is missing; the manifest lists it")
+
+
+class Stamps:
+    """Which files were hashed before, and what they looked like then. Losing them costs a hash, no more."""
+
+    def __init__(self, cache_dir: str, version: str) -> None:
+        self._path = f"{cache_dir}/verified/{version.removeprefix('sha256:')}.json" if cache_dir else ""
+        self._known: dict[str, list[int]] = {}
+        try:
+            if self._path:
+                with open(self._path, "rb") as file:
+                    known = json.loads(file.read())
+                self._known = known if isinstance(known, dict) else {}
+        except (OSError, ValueError):
+            pass
+
+    def vouch_for(self, file: File, path: str) -> bool:
+        """Whether this very file was hashed before and stands unchanged."""
+        stamp = self._known.get(f"{file.sha256}:{path}")
+        return stamp is not None and stamp == identity(path)
+
+    def add(self, file: File, path: str, seen: list[int]) -> None:
+        """Remember a file that was hashed, as it looked before it was read."""
+        self._known[f"{file.sha256}:{path}"] = seen
+
+    def save(self) -> None:
+        """Write the stamps, whole or not at all; a cache that cannot be written is no error."""
+        if not self._path:
+            return
+        temporary = f"{self._path}.{os.getpid()}.{threading.get_ident()}"
+        try:
+            os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+            with open(temporary, "w") as file:
+                json.dump(self._known, file)
+            os.replace(temporary, self._path)
+        except OSError:
+            pass
+
+
+def identity(path: str) -> list[int]:
+    """What a file's stamp holds: device, inode, size, mtime and ctime in nanoseconds."""
+    stat = os.stat(path, follow_symlinks=False)
+    return [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
+def sha256_of(path: str) -> str:
+    """The sha256 of a file's content, in hexadecimal."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(CHUNK))
+    with open(path, "rb", buffering=0) as file:
+        while size := file.readinto(buffer):
+            digest.update(buffer[:size])
+    return digest.hexdigest()

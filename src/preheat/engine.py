@@ -1,0 +1,90 @@
+"""A loaded session: named tensors in, named tensors out. Safe to call from several threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .errors import EngineError, InvalidRequestError, UnprocessableError
+from .manifest import Manifest, Variant
+from .tensors import Array, Tensors, check_inputs
+
+_LEVELS = {
+    "all": "ORT_ENABLE_ALL",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "basic": "ORT_ENABLE_BASIC",
+    "disabled": "ORT_DISABLE_ALL",
+}
+
+
+def open_session(path: str, variant: Variant, *, threads: int) -> Any:
+    """Open a variant's model file. ``threads``: intra-op threads, at least 1.
+
+    Threads do not spin: an idle instance must not burn the CPU that it is billed for. Raises EngineError
+    with onnxruntime's own reason.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # errors come as exceptions, and from there as answers
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[variant.optimization])
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for key, value in variant.config.items():
+        options.add_session_config_entry(key, value)
+    provider = variant.requires.provider
+    providers = [provider] if provider == "CPUExecutionProvider" else [provider, "CPUExecutionProvider"]
+    try:
+        session = ort.InferenceSession(path, options, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions share no base but Exception
+        raise EngineError(f"{path} cannot be opened: {first_line(error)}") from error
+    if session.get_providers()[0] != provider:
+        raise EngineError(f"{path}: onnxruntime opened it on {session.get_providers()[0]}, not on {provider}")
+    return session
+
+
+class Engine:
+    def __init__(self, session: Any, manifest: Manifest, variant: Variant) -> None:
+        self.session = session
+        self.manifest = manifest
+        self.variant = variant
+        self._names = [spec.name for spec in manifest.outputs]
+        self._strings = {spec.name for spec in manifest.inputs if spec.dtype == "BYTES"}
+
+    def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """One inference. ``outputs``: names of those wanted, in order; None for all.
+
+        Raises InvalidRequestError or TooLargeError for inputs that the manifest rules out, and
+        UnprocessableError for those that the model itself refuses (an index out of range, say).
+        """
+        check_inputs(self.manifest.inputs, inputs, self.manifest.limits)
+        names = self._names if outputs is None else list(outputs)
+        feeds = {n: _text(n, a) if n in self._strings else a for n, a in inputs.items()}
+        try:
+            values = self.session.run(names, feeds)
+        except Exception as error:  # see open_session
+            raise UnprocessableError(f"the model refuses these inputs: {first_line(error)}") from error
+        return dict(zip(names, values, strict=True))
+
+
+def _text(name: str, array: Array) -> Array:
+    """Strings as onnxruntime takes them: an object array of ``str``."""
+    try:
+        items = [item.decode() if isinstance(item, bytes) else str(item) for item in array.ravel()]
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(f"tensor {name!r}: a string is not UTF-8: {error}") from None
+    text = np.empty(len(items), dtype=object)
+    text[:] = items
+    return text.reshape(array.shape)
+
+
+def first_line(error: BaseException) -> str:
+    """onnxruntime's message without its status prefix and its traceback."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    message = lines[0]
+    if message.startswith("[ONNXRuntimeError]"):
+        message = message.split(" : ", 3)[-1]
+    return message[:500]

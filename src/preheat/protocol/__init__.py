@@ -1,0 +1,1 @@
+"""The protocols that clients speak: bytes to requests, answers to bytes. Nothing here knows a transport."""
