@@ -1,0 +1,109 @@
+"""The FastAPI application: every route defined and documented, answered by the same code as the lean doors.
+
+Loaded when a request asks for what the hot routes do not have: the documentation, or routes that a function
+adds to ``function.api``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from ..errors import PreheatError
+from ..service import Service
+from .asgi import read_body
+from .routes import ROUTES, HttpRequest, from_error, match, respond
+from .schemas import DOCS
+
+try:
+    from fastapi import FastAPI, Request, Response
+    from fastapi.concurrency import run_in_threadpool
+    from starlette.exceptions import HTTPException
+    from starlette.responses import JSONResponse, RedirectResponse
+except ModuleNotFoundError as missing:
+    raise PreheatError(
+        "this path is answered by FastAPI, which is not installed: pip install 'preheat[api]'", code="no_api"
+    ) from missing
+
+if TYPE_CHECKING:
+    from ..function import Function
+
+
+def create(function: Function) -> FastAPI:
+    """The application of a function. Its hot routes answer as the lean doors do."""
+    from .. import __version__
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(function.start)
+        yield
+        function.service.drain()
+
+    app = FastAPI(
+        title="Preheat",
+        version=__version__,
+        lifespan=lifespan,
+        description="Serverless inference that starts hot: Open Inference Protocol v2, embeddings in "
+        "OpenAI's shape, and the task's own JSON.",
+    )
+
+    async def hot(request: Request) -> Response:
+        return await _hot(function.service, request)
+
+    for route in ROUTES:
+        path = "/".join(route.pattern)
+        doc = DOCS[path]
+        app.add_api_route(
+            f"/{path}",
+            hot,
+            methods=[route.method],
+            name=doc.name,
+            operation_id=doc.name,
+            summary=doc.summary,
+            response_model=None,
+            responses=doc.responses(),
+            openapi_extra={**doc.openapi(), "parameters": _path_parameters(route.pattern)},
+        )
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> Response:
+        return RedirectResponse("docs")
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> Response:
+        if match(request.scope["path"]):  # another method of a hot route
+            return await _hot(function.service, request)
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "rejected")
+        headers = {**(error.headers or {}), "x-preheat-outcome": "rejected"}
+        return JSONResponse({"error": str(error.detail), "code": code}, error.status_code, headers)
+
+    return app
+
+
+def _path_parameters(pattern: tuple[str, ...]) -> list[dict[str, object]]:
+    return [
+        {"name": part[1:-1], "in": "path", "required": True, "schema": {"type": "string"}}
+        for part in pattern
+        if part.startswith("{")
+    ]
+
+
+async def _hot(service: Service, request: Request) -> Response:
+    headers: dict[str, str] = {}
+    for name, value in request.headers.items():
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    try:
+        body = await read_body(request.receive, headers.get("content-length"), service.max_bytes)
+    except PreheatError as error:
+        answer = from_error(service, error)
+    else:
+        call = HttpRequest(request.method, request.scope["path"], headers, body, time.perf_counter_ns())
+        found = await run_in_threadpool(respond, service, call)
+        assert found is not None  # noqa: S101 - the path is hot
+        answer = found
+    response = Response(answer.body, answer.status)
+    for name, value in answer.headers:
+        response.headers.append(name, value)
+    return response

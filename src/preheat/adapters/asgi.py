@@ -1,0 +1,110 @@
+"""The lean ASGI door: the hot routes alone, every other path handed to FastAPI, which is loaded then.
+
+Runs under any ASGI server. The core is synchronous (a session's run is), so each request takes a thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InvalidRequestError, PreheatError, TooLargeError
+from .routes import HttpRequest, HttpResponse, from_error, match, respond
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from ..function import Function
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class LeanDoor:
+    def __init__(self, function: Function) -> None:
+        self.function = function
+        self._threads: Executor | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http" and match(scope["path"]):
+            await self._http(scope, receive, send)
+        else:
+            await (await self._in_thread(lambda: self.function.api))(scope, receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    await self._in_thread(self.function.start)
+                except PreheatError as error:
+                    await send({"type": "lifespan.startup.failed", "message": str(error)})
+                    return
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                self.function.service.drain()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        service = self.function.service
+        headers: dict[str, str] = {}
+        for name, value in scope["headers"]:
+            key, text = name.decode("latin-1"), value.decode("latin-1")
+            headers[key] = f"{headers[key]}, {text}" if key in headers else text
+        try:
+            body = await read_body(receive, headers.get("content-length"), service.max_bytes)
+        except ConnectionResetError:
+            return
+        except PreheatError as error:
+            response: HttpResponse | None = from_error(service, error)
+        else:
+            request = HttpRequest(scope["method"], scope["path"], headers, body, time.perf_counter_ns())
+            response = await self._in_thread(lambda: respond(service, request))
+        assert response is not None  # noqa: S101 - the path is hot
+        await send_response(response, scope["method"], send)
+
+    async def _in_thread(self, work: Callable[[], Any]) -> Any:
+        import asyncio  # by now the server has it; a function's module must not bring it to our own
+
+        if self._threads is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            # Every request that may run or wait has a thread, and a few are left to shed what is over that.
+            self._threads = ThreadPoolExecutor(self.function.settings.queue + 64, "preheat")
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+async def read_body(receive: Receive, announced: str | None, limit: int) -> bytes:
+    """A request's body. Raises TooLargeError as soon as it is known to be over ``limit`` bytes,
+    InvalidRequestError where it is not as long as announced, ConnectionResetError where the client left."""
+    if announced is not None and announced.isdigit() and int(announced) > limit:
+        raise TooLargeError(f"the body has {announced} bytes; the limit is {limit}")
+    parts, size, more = [], 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ConnectionResetError
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise TooLargeError(f"the body is larger than {limit} bytes")
+        parts.append(part)
+        more = message.get("more_body", False)
+    if announced is not None and announced.isdigit() and int(announced) != size:
+        raise InvalidRequestError(f"the body has {size} bytes, and {announced} were announced")
+    return b"".join(parts)
+
+
+async def send_response(response: HttpResponse, method: str, send: Send) -> None:
+    """Send a response, with its length, and without its body to HEAD."""
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
+    headers.append((b"content-length", str(len(response.body)).encode()))
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else response.body})

@@ -1,0 +1,121 @@
+"""The direct door on AWS Lambda: an event in, a response out, no web framework between.
+
+Takes what a Function URL and API Gateway send (payload formats 2.0 and 1.0), what a load balancer sends, and
+a direct invocation, whose event is the body of ``/predict``. A path that is not hot goes to FastAPI.
+Source of the shapes: AWS Lambda developer guide, "Invoking Lambda functions using …" for each service.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InvalidRequestError, PreheatError
+from .routes import HttpRequest, HttpResponse, from_error, respond
+
+if TYPE_CHECKING:
+    from ..function import Function
+
+Event = Mapping[str, Any]
+
+_TEXTUAL = ("application/json", "text/", "application/javascript", "application/xml")
+
+
+class LambdaHandler:
+    """What Lambda calls with each event. The model is started by the first call at the latest."""
+
+    def __init__(self, function: Function) -> None:
+        self.function = function
+
+    def __call__(self, event: Any, _context: Any = None) -> Any:
+        self.function.start()
+        arrived_ns = time.perf_counter_ns()
+        if not _is_http(event):
+            return self._direct(event, arrived_ns)
+        try:
+            request, query = _request(event, arrived_ns)
+            response = respond(self.function.service, request) or self.function.bridge.respond(request, query)
+        except PreheatError as error:
+            response = from_error(self.function.service, error)
+        return _event_response(response, multi_value="multiValueHeaders" in event)
+
+    def _direct(self, event: Any, arrived_ns: int) -> Any:
+        """The task's answer to an event that is its natural JSON. An error is raised with its message, so
+        that Lambda reports the invocation as failed."""
+        body = json.dumps(event).encode()
+        request = HttpRequest("POST", "/predict", {"content-type": "application/json"}, body, arrived_ns)
+        response = respond(self.function.service, request)
+        assert response is not None  # noqa: S101 - /predict is hot
+        answer = json.loads(response.body)
+        if response.status != 200:
+            raise InvalidRequestError(answer["error"], code=answer["code"])
+        return answer
+
+
+def _is_http(event: Any) -> bool:
+    return isinstance(event, dict) and "requestContext" in event and ("rawPath" in event or "path" in event)
+
+
+def _request(event: Event, arrived_ns: int) -> tuple[HttpRequest, str]:
+    """The HTTP request inside an event, and its query string. Raises InvalidRequestError."""
+    headers = {str(name).lower(): str(value) for name, value in (event.get("headers") or {}).items()}
+    for name, values in (event.get("multiValueHeaders") or {}).items():
+        headers[str(name).lower()] = ", ".join(map(str, values))
+    if event.get("cookies"):
+        headers["cookie"] = "; ".join(event["cookies"])
+    context = event["requestContext"]
+    http = context.get("http") if isinstance(context, dict) else None
+    if isinstance(http, dict):  # payload format 2.0
+        method, path = str(http.get("method", "GET")), str(event.get("rawPath", "/"))
+        query = str(event.get("rawQueryString", ""))
+    else:  # payload format 1.0, and load balancers
+        method, path = str(event.get("httpMethod", "GET")), str(event.get("path", "/"))
+        query = _query(event)
+    return HttpRequest(method, _unquoted(path), headers, _body(event), arrived_ns), query
+
+
+def _body(event: Event) -> bytes:
+    body = event.get("body") or ""
+    if not isinstance(body, str):
+        raise InvalidRequestError("the event's body must be a string")
+    if not event.get("isBase64Encoded"):
+        return body.encode()
+    try:
+        return base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequestError(f"the body is not base64, and the event says that it is: {error}") from None
+
+
+def _query(event: Event) -> str:
+    from urllib.parse import urlencode
+
+    many = event.get("multiValueQueryStringParameters")
+    return urlencode(many or event.get("queryStringParameters") or {}, doseq=True)
+
+
+def _unquoted(path: str) -> str:
+    if "%" not in path:
+        return path
+    from urllib.parse import unquote
+
+    return unquote(path)
+
+
+def _event_response(response: HttpResponse, *, multi_value: bool) -> dict[str, Any]:
+    """The response as every front end of Lambda takes it; binary bodies in base64."""
+    kind = next((value for name, value in response.headers if name == "content-type"), "")
+    textual = kind.startswith(_TEXTUAL)
+    body = response.body.decode() if textual else base64.b64encode(response.body).decode()
+    answer: dict[str, Any] = {"statusCode": response.status, "body": body, "isBase64Encoded": not textual}
+    if multi_value:  # a load balancer in this mode reads no others
+        values: dict[str, list[str]] = {}
+        for name, value in response.headers:
+            values.setdefault(name, []).append(value)
+        answer["multiValueHeaders"] = values
+    else:
+        answer["headers"] = dict(response.headers)
+    return answer

@@ -1,0 +1,326 @@
+"""The hot routes over HTTP, whatever carries them: a request in, a response out.
+
+Every door (the server's sockets, ASGI, FastAPI, Lambda) converts to and from these two records and calls
+``respond``, so they answer alike. This is the one place where errors become statuses. Modules that bring
+numpy are imported inside the routes: liveness is answered before numpy is there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .. import errors
+from ..errors import InvalidRequestError, NotFoundError, TooLargeError, UnsupportedMediaError
+from ..protocol import strict_json
+from ..service import Answer, Request, Service, State
+
+if TYPE_CHECKING:
+    from ..bootstrap import Loaded
+
+Headers = list[tuple[str, str]]
+
+
+class HttpRequest(NamedTuple):
+    method: str
+    path: str
+    """Decoded, without the query."""
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    body: bytes
+    arrived_ns: int
+    """``perf_counter_ns`` when its last byte had come."""
+
+
+class HttpResponse(NamedTuple):
+    status: int
+    headers: Headers
+    body: bytes
+
+
+class Route(NamedTuple):
+    method: str
+    pattern: tuple[str, ...]
+    """Path segments; ``{model}`` and ``{version}`` match any one segment."""
+    answer: Callable[[Service, HttpRequest, dict[str, str]], HttpResponse]
+
+
+_STATUS: tuple[tuple[type[errors.PreheatError], int, str], ...] = (
+    (errors.NotFoundError, 404, "rejected"),
+    (errors.TooLargeError, 413, "rejected"),
+    (errors.UnsupportedMediaError, 415, "rejected"),
+    (errors.UnprocessableError, 422, "rejected"),
+    (errors.RequestError, 400, "rejected"),
+    (errors.TimedOutError, 504, "timed_out"),
+    (errors.FailedStartError, 503, "unavailable"),
+    (errors.UnavailableError, 503, "shed"),
+)
+
+
+def match(path: str) -> dict[str, tuple[Route, dict[str, str]]]:
+    """The hot routes at a path, by method, each with the values of its pattern; empty for a path that is
+    not hot."""
+    segments = path.split("/")[1:]
+    found: dict[str, tuple[Route, dict[str, str]]] = {}
+    for route in _BY_LENGTH.get(len(segments), ()):
+        values = {}
+        for want, got in zip(route.pattern, segments, strict=True):
+            if want[0] == "{":
+                values[want[1:-1]] = got
+            elif want != got:
+                break
+        else:
+            found[route.method] = (route, values)
+    return found
+
+
+def respond(service: Service, request: HttpRequest) -> HttpResponse | None:
+    """Answer a request to a hot route; None where the path is not one."""
+    routes = match(request.path)
+    if not routes:
+        return None
+    method = "GET" if request.method == "HEAD" else request.method
+    if method not in routes:
+        allowed = ", ".join(sorted({*routes, *(["HEAD"] if "GET" in routes else [])}))
+        return _error(
+            service, 405, "method_not_allowed", f"{request.path} takes {allowed}", "rejected", allow=allowed
+        )
+    route, values = routes[method]
+    try:
+        return route.answer(service, request, values)
+    except errors.PreheatError as error:
+        return from_error(service, error)
+    except Exception:  # a defect of ours or of the function's own task: the client learns no internals
+        import traceback
+
+        traceback.print_exc(file=sys.stderr)
+        return _error(
+            service, 500, "internal", "the server met a defect of its own; its log has it", "failed"
+        )
+
+
+def from_error(service: Service, error: errors.PreheatError) -> HttpResponse:
+    """The response for an error of the tree."""
+    for kind, status, outcome in _STATUS:
+        if isinstance(error, kind):
+            extra = {}
+            if isinstance(error, errors.UnavailableError):
+                extra["retry-after"] = str(error.retry_after)
+            return _error(service, status, error.code, str(error), outcome, **extra)
+    return _error(service, 500, error.code, str(error), "failed")
+
+
+# The routes
+
+
+def _live(service: Service, _request: HttpRequest, _values: dict[str, str]) -> HttpResponse:
+    return _json(service, 200, {"live": True})
+
+
+def _ready(service: Service, _request: HttpRequest, _values: dict[str, str]) -> HttpResponse:
+    if service.state is State.READY:
+        return _json(service, 200, {"ready": True})
+    return _json(
+        service,
+        503,
+        {"ready": False, "error": f"the server is {service.state.value}", "code": service.state.value},
+        ("retry-after", "1"),
+    )
+
+
+def _server(service: Service, _request: HttpRequest, _values: dict[str, str]) -> HttpResponse:
+    from ..protocol.v2 import server_metadata
+
+    return _json(service, 200, server_metadata())
+
+
+def _model(service: Service, request: HttpRequest, values: dict[str, str]) -> HttpResponse:
+    from ..protocol.v2 import metadata
+
+    return _json(service, 200, metadata(_named(service.loaded(request.arrived_ns), values).engine.manifest))
+
+
+def _model_ready(service: Service, request: HttpRequest, values: dict[str, str]) -> HttpResponse:
+    if service.current is None or service.state is not State.READY:
+        return _ready(service, request, values)
+    manifest = _named(service.current, values).engine.manifest
+    return _json(service, 200, {"name": manifest.name, "ready": True})
+
+
+def _infer(service: Service, request: HttpRequest, values: dict[str, str]) -> HttpResponse:
+    def work(loaded: Loaded) -> Answer:
+        from ..protocol import v2
+
+        manifest = _named(loaded, values).engine.manifest
+        body, length = _body(service, request), request.headers.get("inference-header-content-length")
+        _content_type(request, ("application/json", "application/octet-stream"))
+        if length is not None and not (length.isascii() and length.isdigit()):
+            raise InvalidRequestError("Inference-Header-Content-Length must be a whole number of bytes")
+        call = v2.decode(body, None if length is None else int(length), manifest)
+        outputs = loaded.engine.run(call.inputs, call.output_names)
+        data, header = v2.encode(call, outputs, manifest, labels=manifest.options.get("labels", ()))
+        if header is None:
+            return Answer(data)
+        return Answer(data, "application/octet-stream", (("inference-header-content-length", str(header)),))
+
+    return _handle(service, request, work)
+
+
+def _predict(service: Service, request: HttpRequest, _values: dict[str, str]) -> HttpResponse:
+    def work(loaded: Loaded) -> Answer:
+        kind = _content_type(request, ("application/json", *loaded.task.accepts))
+        body = _body(service, request)
+        payload = strict_json.loads(body) if kind == "application/json" else body
+        try:
+            inputs = loaded.task.prepare(payload)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            # A task of the user's own reads the request as it expects it; what does not fit is the client's.
+            raise InvalidRequestError(
+                f"the request does not fit the task: {type(error).__name__}: {error}"
+            ) from error
+        answer = loaded.task.finish(loaded.engine.run(inputs), inputs)
+        try:
+            return Answer(json.dumps(answer, allow_nan=False).encode())
+        except ValueError:
+            raise errors.UnprocessableError(
+                "the model's answer holds NaN or infinite values, which JSON cannot carry; "
+                "ask /v2 for binary output",
+                code="nonfinite_output",
+            ) from None
+
+    return _handle(service, request, work)
+
+
+def _embeddings(service: Service, request: HttpRequest, _values: dict[str, str]) -> HttpResponse:
+    def work(loaded: Loaded) -> Answer:
+        from ..protocol import openai
+
+        _content_type(request, ("application/json",))
+        return Answer(
+            openai.embeddings(strict_json.loads(_body(service, request)), loaded.engine, loaded.task)
+        )
+
+    return _handle(service, request, work)
+
+
+def _coldstart(service: Service, request: HttpRequest, _values: dict[str, str]) -> HttpResponse:
+    report = service.loaded(request.arrived_ns).report.to_dict()
+    if "text/html" in request.headers.get("accept", ""):
+        from ..waterfall import page
+
+        html = page(report).encode()
+        return HttpResponse(200, [("content-type", "text/html; charset=utf-8"), *_own(service)], html)
+    return _json(service, 200, report)
+
+
+ROUTES = (
+    Route("GET", ("v2",), _server),
+    Route("GET", ("v2", "health", "live"), _live),
+    Route("GET", ("v2", "health", "ready"), _ready),
+    Route("GET", ("v2", "models", "{model}"), _model),
+    Route("GET", ("v2", "models", "{model}", "ready"), _model_ready),
+    Route("POST", ("v2", "models", "{model}", "infer"), _infer),
+    Route("GET", ("v2", "models", "{model}", "versions", "{version}"), _model),
+    Route("GET", ("v2", "models", "{model}", "versions", "{version}", "ready"), _model_ready),
+    Route("POST", ("v2", "models", "{model}", "versions", "{version}", "infer"), _infer),
+    Route("POST", ("v1", "embeddings"), _embeddings),
+    Route("POST", ("predict",), _predict),
+    Route("GET", ("coldstart",), _coldstart),
+)
+_BY_LENGTH: dict[int, list[Route]] = {}
+for _route in ROUTES:
+    _BY_LENGTH.setdefault(len(_route.pattern), []).append(_route)
+
+
+# What they share
+
+
+def _handle(service: Service, request: HttpRequest, work: Callable[[Loaded], Answer]) -> HttpResponse:
+    outcome = service.handle(Request(work, request.arrived_ns))
+    loaded = service.loaded(request.arrived_ns)
+    timing = f"wait;dur={outcome.waited_ns / 1e6:.3f}, run;dur={outcome.ran_ns / 1e6:.3f}"
+    if outcome.cold:
+        timing = f"{loaded.report.server_timing()}, {timing}"
+    headers = [
+        ("content-type", outcome.answer.content_type),
+        *outcome.answer.headers,
+        *_own(service, outcome="ok", start="cold" if outcome.cold else "warm"),
+        ("server-timing", timing),
+    ]
+    if loaded.fallback:
+        headers.append(("x-preheat-degraded", f"variant={loaded.engine.variant.name}"))
+    return HttpResponse(200, headers, outcome.answer.body)
+
+
+def _own(service: Service, outcome: str | None = None, start: str | None = None) -> Headers:
+    headers = [("x-preheat-instance", service.instance)]
+    if outcome:
+        headers.append(("x-preheat-outcome", outcome))
+    if start:
+        headers.append(("x-preheat-start", start))
+    return headers
+
+
+def _json(service: Service, status: int, document: Any, *extra: tuple[str, str]) -> HttpResponse:
+    headers = [("content-type", "application/json"), *_own(service), *extra]
+    return HttpResponse(status, headers, json.dumps(document).encode())
+
+
+def _error(
+    service: Service, status: int, code: str, message: str, outcome: str, **extra: str
+) -> HttpResponse:
+    headers = [("content-type", "application/json"), *_own(service, outcome=outcome), *extra.items()]
+    return HttpResponse(status, headers, json.dumps({"error": message, "code": code}).encode())
+
+
+def _named(loaded: Loaded, values: dict[str, str]) -> Loaded:
+    """Hold the path's model and version against what is loaded."""
+    manifest = loaded.engine.manifest
+    if values["model"] != manifest.name:
+        raise NotFoundError(f"there is no model {values['model']!r} here; this server has {manifest.name!r}")
+    version = values.get("version")
+    if version is not None and version not in (manifest.version, manifest.version.removeprefix("sha256:")):
+        raise NotFoundError(
+            f"model {manifest.name!r} has no version {version!r}; it is at {manifest.version}"
+        )
+    return loaded
+
+
+def _content_type(request: HttpRequest, accepted: tuple[str, ...]) -> str:
+    """The request's media type; JSON where it names none. Raises UnsupportedMediaError."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower() or accepted[0]
+    for candidate in accepted:
+        if kind == candidate or (candidate.endswith("/*") and kind.startswith(candidate[:-1])):
+            return kind
+    raise UnsupportedMediaError(f"the content type must be {' or '.join(accepted)}, not {kind!r}")
+
+
+def _body(service: Service, request: HttpRequest) -> bytes:
+    """The body, decompressed, never larger than the limit. Raises TooLargeError before it would be."""
+    limit = service.max_bytes
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding == "identity":
+        data = request.body
+    elif encoding in ("gzip", "deflate"):
+        data = _decompress(request.body, encoding, limit)
+    else:
+        raise UnsupportedMediaError(f"content encoding {encoding!r} is not spoken here; send gzip or deflate")
+    if len(data) > limit:
+        raise TooLargeError(f"the body is larger than {limit} bytes")
+    return data
+
+
+def _decompress(data: bytes, encoding: str, limit: int) -> bytes:
+    import zlib  # few clients compress
+
+    # 31: a gzip header; 15: a zlib header, which is what HTTP calls deflate (RFC 9110, 8.4.1.2).
+    stream = zlib.decompressobj(31 if encoding == "gzip" else 15)
+    try:
+        plain = stream.decompress(data, limit + 1)
+    except zlib.error as error:
+        raise InvalidRequestError(f"the body is not {encoding}: {error}") from None
+    if len(plain) <= limit and not stream.eof:
+        raise InvalidRequestError(f"the {encoding} body is cut short")
+    return plain

