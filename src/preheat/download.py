@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import threading
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,6 +22,8 @@ from .phases import Phase, PhaseClock
 from .stores import Store
 
 CHUNK = 1024 * 1024
+FRESH_NS = 100_000_000
+"""A file younger than this is not vouched for: some file systems tick in tens of milliseconds."""
 
 
 class Artifact:
@@ -74,7 +77,7 @@ class Artifact:
         for path in dict.fromkeys(paths):
             file = self.manifest.file(path)
             if file is not None and path not in self._verified:
-                if self._stamps.vouch_for(file, self.path(path)):
+                if self._stamps.vouch_for(file.sha256, self.path(path)):
                     self._verified.add(path)
                 else:
                     files.append(file)
@@ -83,14 +86,17 @@ class Artifact:
     def _verify(self, files: list[File], attributes: dict[str, Any]) -> None:
         for file in files:
             path = self.path(file.path)
-            before = identity(path)
-            digest = sha256_of(path)
+            try:
+                before = identity(path)
+                digest = sha256_of(path)
+            except OSError as error:
+                raise IntegrityError(f"{path} cannot be read: {error.strerror}") from None
             if digest != file.sha256:
                 raise IntegrityError(
                     f"{path} was changed: its sha256 is {digest[:12]}…, the manifest says {file.sha256[:12]}…"
                 )
             self._verified.add(file.path)
-            self._stamps.add(file, path, before)
+            self._stamps.add(file.sha256, path, before)
         attributes["verified_bytes"] = sum(file.size for file in files)
         self._stamps.save()
 
@@ -101,11 +107,20 @@ def download(store: Store, *, cache_dir: str, verify: str, clock: PhaseClock) ->
     Raises ManifestError or IntegrityError. No content is read beyond the manifest's.
     """
     with clock.phase(Phase.DOWNLOAD) as attributes:
-        manifest = manifests.load(store.read(manifests.FILENAME, manifests.MAX_BYTES))
+        stamps = Stamps(store.local(""), cache_dir if verify == "fetch" else "")
+        path = store.local(manifests.FILENAME)
+        before = identity(path) if os.path.exists(path) else None
+        data = store.read(manifests.FILENAME, manifests.MAX_BYTES)
+        manifest = manifests.load(data, lambda version: stamps.vouch_for(_hex(version), path))
+        if before is not None:
+            stamps.add(_hex(manifest.version), path, before)
         check_layout(store, manifest)
-        stamps = Stamps(cache_dir, manifest.version) if verify == "fetch" else Stamps("", "")
         attributes.update(cache="local", verify=verify, bytes=sum(file.size for file in manifest.files))
     return Artifact(store, manifest, stamps, clock)
+
+
+def _hex(version: str) -> str:
+    return version.removeprefix("sha256:")
 
 
 def check_layout(store: Store, manifest: Manifest) -> None:
@@ -127,10 +142,16 @@ def check_layout(store: Store, manifest: Manifest) -> None:
 
 
 class Stamps:
-    """Which files were hashed before, and what they looked like then. Losing them costs a hash, no more."""
+    """Which files were hashed before, and what they looked like then. Losing them costs a hash, no more.
 
-    def __init__(self, cache_dir: str, version: str) -> None:
-        self._path = f"{cache_dir}/verified/{version.removeprefix('sha256:')}.json" if cache_dir else ""
+    ``root``: the artifact's place; each has a file of stamps of its own. ``cache_dir``: where they are kept;
+    empty for not at all.
+    """
+
+    def __init__(self, root: str, cache_dir: str) -> None:
+        self._path = (
+            f"{cache_dir}/verified/{root.strip('/').replace('/', '%')[-200:]}.json" if cache_dir else ""
+        )
         self._known: dict[str, list[int]] = {}
         try:
             if self._path:
@@ -140,14 +161,18 @@ class Stamps:
         except (OSError, ValueError):
             pass
 
-    def vouch_for(self, file: File, path: str) -> bool:
-        """Whether this very file was hashed before and stands unchanged."""
-        stamp = self._known.get(f"{file.sha256}:{path}")
+    def vouch_for(self, digest: str, path: str) -> bool:
+        """Whether this very file was found to have this digest before, and stands unchanged."""
+        stamp = self._known.get(f"{digest}:{path}")
         return stamp is not None and stamp == identity(path)
 
-    def add(self, file: File, path: str, seen: list[int]) -> None:
-        """Remember a file that was hashed, as it looked before it was read."""
-        self._known[f"{file.sha256}:{path}"] = seen
+    def add(self, digest: str, path: str, seen: list[int]) -> None:
+        """Remember a file's digest, and what the file looked like before it was read.
+
+        A file changed within the clock's last ticks could be changed once more without showing it: not kept.
+        """
+        if time.time_ns() - max(seen[3:]) > FRESH_NS:
+            self._known[f"{digest}:{path}"] = seen
 
     def save(self) -> None:
         """Write the stamps, whole or not at all; a cache that cannot be written is no error."""
@@ -156,11 +181,16 @@ class Stamps:
         temporary = f"{self._path}.{os.getpid()}.{threading.get_ident()}"
         try:
             os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+            standing = {k: v for k, v in self._known.items() if self._stands(k.partition(":")[2], v)}
             with open(temporary, "w") as file:
-                json.dump(self._known, file)
+                json.dump(standing, file)
             os.replace(temporary, self._path)
         except OSError:
             pass
+
+    @staticmethod
+    def _stands(path: str, seen: list[int]) -> bool:
+        return os.path.exists(path) and identity(path) == seen
 
 
 def identity(path: str) -> list[int]:

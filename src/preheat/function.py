@@ -18,7 +18,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from .errors import PreheatError, UsageError
-from .phases import PhaseClock
+from .phases import Phase, PhaseClock
 from .service import Service
 from .settings import Settings
 
@@ -70,16 +70,17 @@ class Function:
         with self._starting:
             if self.service.current is not None:
                 return
-            from .bootstrap import bootstrap
-            from .stores import open_store
-
+            clock = clock or PhaseClock()
+            with clock.phase(Phase.IMPORT):
+                from .bootstrap import bootstrap
+                from .stores import open_store
             try:
                 loaded = bootstrap(
                     open_store(self.location),
                     self.settings,
                     cache_dir=self.settings.cache_dir(self._environ),
                     instance=self.service.instance,
-                    clock=clock or PhaseClock(),
+                    clock=clock,
                     task=self.task,
                     platform=platform(self._environ),
                 )

@@ -7,8 +7,6 @@ Source of the shapes: AWS Lambda developer guide, "Invoking Lambda functions usi
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import time
 from collections.abc import Mapping
@@ -84,9 +82,11 @@ def _body(event: Event) -> bytes:
         raise InvalidRequestError("the event's body must be a string")
     if not event.get("isBase64Encoded"):
         return body.encode()
+    import base64
+
     try:
         return base64.b64decode(body, validate=True)
-    except (binascii.Error, ValueError) as error:
+    except ValueError as error:
         raise InvalidRequestError(f"the body is not base64, and the event says that it is: {error}") from None
 
 
@@ -107,6 +107,8 @@ def _unquoted(path: str) -> str:
 
 def _event_response(response: HttpResponse, *, multi_value: bool) -> dict[str, Any]:
     """The response as every front end of Lambda takes it; binary bodies in base64."""
+    import base64
+
     kind = next((value for name, value in response.headers if name == "content-type"), "")
     textual = kind.startswith(_TEXTUAL)
     body = response.body.decode() if textual else base64.b64encode(response.body).decode()

@@ -170,16 +170,12 @@ def _infer(service: Service, request: HttpRequest, values: dict[str, str]) -> Ht
 
 def _predict(service: Service, request: HttpRequest, _values: dict[str, str]) -> HttpResponse:
     def work(loaded: Loaded) -> Answer:
+        from ..tasks import prepare
+
         kind = _content_type(request, ("application/json", *loaded.task.accepts))
         body = _body(service, request)
         payload = strict_json.loads(body) if kind == "application/json" else body
-        try:
-            inputs = loaded.task.prepare(payload)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            # A task of the user's own reads the request as it expects it; what does not fit is the client's.
-            raise InvalidRequestError(
-                f"the request does not fit the task: {type(error).__name__}: {error}"
-            ) from error
+        inputs = prepare(loaded.task, payload)
         answer = loaded.task.finish(loaded.engine.run(inputs), inputs)
         try:
             return Answer(json.dumps(answer, allow_nan=False).encode())

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from ..errors import InvalidRequestError, NotFoundError, UnprocessableError
+from ..tasks import prepare
 from ..tensors import Array, Tensors
 from .values import dumps, shown
 
 if TYPE_CHECKING:
     from ..engine import Engine
     from ..manifest import Manifest
+    from ..tasks import Task
 
 FORMATS = ("float", "base64")
 
 
 class Embedder(Protocol):
     """What a task must offer for this endpoint."""
-
-    def prepare(self, request: Any) -> Tensors: ...
 
     def vectors(self, outputs: Tensors, inputs: Tensors) -> Array:
         """float32 [texts, dimension]."""
@@ -40,19 +40,19 @@ class EmbeddingsRequest(NamedTuple):
     dimensions: int | None = None
 
 
-def embeddings(document: object, engine: Engine, task: object) -> bytes:
+def embeddings(document: object, engine: Engine, task: Task) -> bytes:
     """Answer a request, decoded from JSON; gives the answer's JSON.
 
     Raises NotFoundError where the task gives no embeddings, and RequestError for what cannot be answered.
     """
-    if not all(callable(getattr(task, name, None)) for name in ("prepare", "vectors", "token_counts")):
+    if not all(callable(getattr(task, name, None)) for name in ("vectors", "token_counts")):
         raise NotFoundError(f"the model {engine.manifest.name!r} gives no embeddings; see /v2/models")
     embedder: Embedder = task  # type: ignore[assignment]  # its methods were just seen
     request = decode(document, engine.manifest)
     dimension = getattr(task, "dimension", None)
     if dimension is not None:
         _check_dimensions(request, dimension)
-    inputs = embedder.prepare({"input": request.input})
+    inputs = prepare(task, {"input": request.input})
     vectors = embedder.vectors(engine.run(inputs), inputs)
     return encode(request, vectors, sum(embedder.token_counts(inputs)), engine.manifest.name)
 

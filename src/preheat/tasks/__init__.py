@@ -17,7 +17,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ArtifactError
+from ..errors import ArtifactError, InvalidRequestError
 from ..tensors import Tensors
 
 if TYPE_CHECKING:
@@ -56,6 +56,19 @@ class Task:
     def finish(self, outputs: Tensors, inputs: Tensors) -> Any:
         """The answer, as a value that JSON can hold. ``inputs`` is what ``prepare`` gave."""
         raise TypeError(f"{type(self).__name__} must define finish(outputs, inputs)")
+
+
+def prepare(task: Task, request: Any) -> Tensors:
+    """``task.prepare``, for a request that nobody has looked at: what does not fit is the client's error.
+
+    A task of the user's own reads a request as it expects it to be. Raises RequestError.
+    """
+    try:
+        return task.prepare(request)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidRequestError(
+            f"the request does not fit the task: {type(error).__name__}: {error}"
+        ) from error
 
 
 def built_in(name: str) -> type[Task]:

@@ -8,7 +8,7 @@ something else are refused when the artifact is opened.
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,36 +18,42 @@ from ..tensors import Array
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-PROCESSORS = frozenset(
-    {
-        "",
-        "ViT",
-        "DeiT",
-        "Beit",
-        "CLIP",
-        "Bit",
-        "Siglip",
-        "MobileNetV1",
-        "MobileNetV2",
-        "MobileViT",
-        "ConvNext",
-    }
-)
+
+class Processor(NamedTuple):
+    """What a class of image processor does where its saved configuration, often an old one, is silent."""
+
+    square: bool
+    """A size that is one number is both edges, not the shorter one."""
+    resample: int
+    """Pillow's filter: 2 bilinear, 3 bicubic."""
+    crop: bool = False
+    """Crops its centre; the others never do."""
+    normalize: bool = True
+    flip: bool = False
+    """Gives BGR."""
+
+
+PROCESSORS = {
+    "ViT": Processor(True, 2),
+    "DeiT": Processor(True, 3, crop=True),
+    "Beit": Processor(True, 3, crop=True),
+    "Siglip": Processor(True, 3),
+    "CLIP": Processor(False, 3, crop=True),
+    "Bit": Processor(False, 3, crop=True),
+    "ConvNext": Processor(False, 2),
+    "MobileNetV1": Processor(False, 2, crop=True),
+    "MobileNetV2": Processor(False, 2, crop=True),
+    "MobileViT": Processor(False, 2, crop=True, normalize=False, flip=True),
+}
 """Image processors whose steps are these, by the part of their class's name before ``ImageProcessor``."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """What is decoded; Pillow's other readers are never tried."""
 
 _STEPS = {
-    "do_resize",
-    "do_center_crop",
-    "do_rescale",
-    "do_normalize",
-    "do_convert_rgb",
-    "do_flip_channel_order",
+    *("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb", "do_flip_channel_order"),
+    "do_reduce_labels",  # concerns segmentation maps, not images
 }
-_NO_STEPS = {"do_reduce_labels"}
-"""Concerns segmentation maps, not images."""
 
 
 class Pixels:
@@ -57,33 +63,27 @@ class Pixels:
         """``config``: the content of preprocessor_config.json. Raises ArtifactError for one unknown here."""
         if not isinstance(config, dict):
             raise ArtifactError("the option 'preprocessor' must be the content of preprocessor_config.json")
-        kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
-        for ending in ("Fast", "ImageProcessor", "FeatureExtractor"):
-            kind = kind.removesuffix(ending)
-        unknown = [
-            key
-            for key, value in config.items()
-            if key.startswith("do_") and value and key not in _STEPS | _NO_STEPS
-        ]
-        if kind not in PROCESSORS or unknown:
-            raise ArtifactError(
-                f"the image processor {kind or 'of the artifact'} does something that is not known here"
-                + (
-                    f": {', '.join(unknown)}"
-                    if unknown
-                    else f"; known: {', '.join(sorted(PROCESSORS - {''}))}"
-                )
-            )
-        self.short_edge, self.size = _size(config, "size") if config.get("do_resize", True) else (0, None)
-        self.crop = _size(config, "crop_size")[1] if config.get("do_center_crop") else None
-        if kind == "ConvNext" and self.short_edge:
+        name, processor = _processor(config)
+        self.short_edge, self.size, self.crop = 0, None, None
+        if _flag(config, "do_resize", True):
+            self.short_edge, self.size = _size(config, "size", processor.square)
+        if processor.crop and _flag(config, "do_center_crop", True):
+            self.crop = _size(config, "crop_size", True)[1]
+        if name == "ConvNext" and self.short_edge:
             self._convnext(config)
-        self.resample = int(_number(config, "resample", 2))
-        self.scale = _number(config, "rescale_factor", 1 / 255) if config.get("do_rescale", True) else None
-        self.flip = bool(config.get("do_flip_channel_order"))
+        self.resample = int(_number(config, "resample", processor.resample))
+        if not 0 <= self.resample <= 5:
+            raise ArtifactError(
+                f"preprocessor.resample must be one of Pillow's filters, 0 to 5, not {self.resample}"
+            )
+        rescales = _flag(config, "do_rescale", True)
+        self.scale = _number(config, "rescale_factor", 1 / 255) if rescales else None
+        self.flip = processor.flip and _flag(config, "do_flip_channel_order", True)
         self.normal: tuple[Array, Array] | None = None
-        if config.get("do_normalize"):
+        if processor.normalize and _flag(config, "do_normalize", True):
             self.normal = _three(config, "image_mean"), _three(config, "image_std")
+            if not self.normal[1].all():
+                raise ArtifactError("preprocessor.image_std has a zero")
 
     def array(self, image: Image) -> Array:
         """[height, width, 3], float32, or uint8 where the processor neither rescales nor normalises."""
@@ -152,11 +152,33 @@ def centre_crop(pixels: Array, height: int, width: int) -> Array:
     return pixels[top : top + height, left : left + width]
 
 
-def _size(config: dict[str, Any], key: str) -> tuple[int, tuple[int, int] | None]:
-    """A size as processors save it: the short edge, or height and width."""
+def _processor(config: dict[str, Any]) -> tuple[str, Processor]:
+    name = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
+    for ending in ("Fast", "ImageProcessor", "FeatureExtractor"):
+        name = name.removesuffix(ending)
+    if name not in PROCESSORS:
+        raise ArtifactError(
+            f"preprocessor.image_processor_type is {name or 'missing'}, whose steps are not known here; "
+            f"known: {', '.join(PROCESSORS)}"
+        )
+    unknown = [key for key, value in config.items() if key.startswith("do_") and value and key not in _STEPS]
+    if unknown:
+        raise ArtifactError(f"preprocessor.{unknown[0]}: this step is not known here")
+    return name, PROCESSORS[name]
+
+
+def _flag(config: dict[str, Any], key: str, default: bool) -> bool:
+    value = config.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise ArtifactError(f"preprocessor.{key} must be true or false, not {value!r}")
+    return default if value is None else value
+
+
+def _size(config: dict[str, Any], key: str, square: bool) -> tuple[int, tuple[int, int] | None]:
+    """A size as processors save it: the short edge and nothing, or 0 and (height, width)."""
     size = config.get(key)
-    if isinstance(size, int) and key == "crop_size":
-        size = {"height": size, "width": size}
+    if isinstance(size, int) and not isinstance(size, bool):
+        size = {"height": size, "width": size} if square else {"shortest_edge": size}
     if isinstance(size, dict):
         edges = {name: value for name, value in size.items() if value is not None}
         if all(type(value) is int and 0 < value <= 8192 for value in edges.values()):
@@ -164,10 +186,9 @@ def _size(config: dict[str, Any], key: str) -> tuple[int, tuple[int, int] | None
                 return 0, (edges["height"], edges["width"])
             if set(edges) == {"shortest_edge"}:
                 edge = edges["shortest_edge"]
-                return edge, (edge, edge) if key == "crop_size" else None
+                return (0, (edge, edge)) if key == "crop_size" else (edge, None)
     raise ArtifactError(
-        f"preprocessor.{key} must have height and width, or shortest_edge, not {size!r}; save the processor "
-        "anew with a current transformers"
+        f"preprocessor.{key} must have height and width, or shortest_edge, of 1 to 8192; it is {size!r}"
     )
 
 

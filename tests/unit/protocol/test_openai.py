@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -122,6 +124,16 @@ def test_vectors_that_are_not_finite_are_not_sent() -> None:
         with pytest.raises(UnprocessableError) as caught:
             openai.encode(openai.EmbeddingsRequest("x", format_), VECTORS * np.float32(np.nan), 1, "embed")
         assert caught.value.code == "nonfinite_output"
+
+
+def test_the_codecs_bring_numpy_and_nothing_else() -> None:
+    script = (
+        "import sys, numpy; before = set(sys.modules)\n"
+        "import preheat.protocol.openai, preheat.protocol.v2\n"
+        "print(*sorted(m.partition('.')[0] for m in set(sys.modules) - before))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert set(done.stdout.split()) <= {"preheat", "json", "_json", "__future__"}, done
 
 
 JSON = st.recursive(

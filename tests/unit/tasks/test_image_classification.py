@@ -34,6 +34,7 @@ PREPROCESSOR = {
     "image_mean": [0.5, 0.5, 0.5],
     "image_std": [0.5, 0.25, 0.5],
 }
+CLIP = {"image_processor_type": "CLIPImageProcessor", "do_center_crop": False, "do_normalize": False}
 INPUT = TensorSpec("pixel_values", "FP32", ("batch", 3, "height", "width"))
 LOGITS = TensorSpec("logits", "FP32", ("batch", 4))
 
@@ -81,7 +82,7 @@ def test_several_images_and_the_models_own_layout() -> None:
     assert second.shape == (2, 8, 6, 3)
     assert second.dtype == np.float16
     assert np.allclose(second.transpose(0, 3, 1, 2), first, atol=2e-3)
-    plain = {"do_resize": False, "do_rescale": False, "do_normalize": False}
+    plain = {**PREPROCESSOR, "do_resize": False, "do_rescale": False, "do_normalize": False}
     (whole,) = (
         task(TensorSpec("x", "UINT8", (None, None, None, 3)), plain).prepare(encoded(noise(9, 5))).values()
     )
@@ -121,17 +122,27 @@ def test_the_crop_is_centred_and_filled_with_zeros(height: int, width: int) -> N
     [((100, 50), (20, 10)), ((50, 100), (10, 20)), ((33, 100), (10, 30)), ((100, 100), (10, 10))],
 )
 def test_the_short_edge_decides(size: tuple[int, int], want: tuple[int, int]) -> None:
-    assert Pixels({"size": {"shortest_edge": 10}}).target(size) == want
-    assert Pixels({"do_resize": False}).target(size) == size
+    for kind in ("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPFeatureExtractor"):
+        made = {**CLIP, "image_processor_type": kind}
+        assert Pixels({**made, "size": {"shortest_edge": 10}}).target(size) == want
+        assert Pixels({**made, "size": 10}).target(size) == want  # as old ones were saved
+        assert Pixels({**made, "do_resize": False}).target(size) == size
+    old = {
+        "feature_extractor_type": "DeiTFeatureExtractor",
+        "size": 10,
+        "crop_size": 9,
+        "do_normalize": False,
+    }
+    assert Pixels(old).target(size) == (10, 10)
+    assert Pixels(old).array(noise(*size)).shape == (9, 9, 3)
 
 
 def test_convnext_resizes_to_more_and_crops() -> None:
-    small = Pixels(
-        {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 224}, "crop_pct": 0.875}
-    )
+    made = {"image_processor_type": "ConvNextImageProcessor", "do_normalize": False}
+    small = Pixels({**made, "size": {"shortest_edge": 224}, "crop_pct": 0.875})
     assert small.target((500, 500)) == (256, 256)
     assert small.array(noise(500, 300)).shape == (224, 224, 3)
-    large = Pixels({"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 384}})
+    large = Pixels({**made, "size": {"shortest_edge": 384}})
     assert large.target((500, 300)) == (384, 384)
 
 
@@ -181,7 +192,7 @@ def test_the_images_of_a_request_share_a_budget_of_pixels() -> None:
     with pytest.raises(TooLargeError, match="image has 11 x 10 pixels"):
         made.prepare(encoded(noise(11, 10)))
     # 1 x 50: few pixels, and a million after the short edge has become 150.
-    stretched = task(preprocessor={"size": {"shortest_edge": 150}}, max_pixels=1000)
+    stretched = task(preprocessor={**CLIP, "size": {"shortest_edge": 150}}, max_pixels=1000)
     with pytest.raises(TooLargeError, match="image is 1 x 50, too long for its width"):
         stretched.prepare(encoded(noise(1, 50)))
 
@@ -266,20 +277,22 @@ def test_only_the_listed_readers_are_loaded() -> None:
     ("preprocessor", "said"),
     [
         (None, "must be the content of preprocessor_config.json"),
-        (
-            {"image_processor_type": "LevitImageProcessor", "size": {"shortest_edge": 9}},
-            "Levit does something",
-        ),
-        ({"size": {"height": 8, "width": 8}, "do_pad": True}, "not known here: do_pad"),
-        ({"size": 224}, "save the processor anew"),
-        ({"size": {"height": 8}}, "save the processor anew"),
-        ({"size": {"height": 8, "width": -1}}, "save the processor anew"),
-        ({"size": {"height": 8, "width": 10**9}}, "save the processor anew"),
-        ({}, "preprocessor.size must have"),
+        ({}, "image_processor_type is missing"),
+        ({"image_processor_type": "LevitImageProcessor"}, "image_processor_type is Levit, whose steps"),
+        ({**PREPROCESSOR, "do_pad": True}, "preprocessor.do_pad: this step is not known"),
+        ({**PREPROCESSOR, "do_resize": 1}, "do_resize must be true or false"),
+        ({**PREPROCESSOR, "size": None}, "preprocessor.size must have"),
+        ({**PREPROCESSOR, "size": True}, "preprocessor.size must have"),
+        ({**PREPROCESSOR, "size": {"height": 8}}, "preprocessor.size must have"),
+        ({**PREPROCESSOR, "size": {"height": 8, "width": -1}}, "preprocessor.size must have"),
+        ({**PREPROCESSOR, "size": {"height": 8, "width": 10**9}}, "preprocessor.size must have"),
         ({**PREPROCESSOR, "image_mean": [0.5]}, "image_mean must be three numbers"),
+        ({**PREPROCESSOR, "image_std": None}, "image_std must be three numbers"),
+        ({**PREPROCESSOR, "image_std": [1, 0, 1]}, "image_std has a zero"),
         ({**PREPROCESSOR, "resample": "best"}, "resample must be a number"),
+        ({**PREPROCESSOR, "resample": 6}, "resample must be one of Pillow's filters"),
         ({**PREPROCESSOR, "rescale_factor": True}, "rescale_factor must be a number"),
-        ({**PREPROCESSOR, "do_center_crop": True}, "crop_size must have"),
+        ({**CLIP, "size": 8, "do_center_crop": True}, "crop_size must have"),
     ],
 )
 def test_processors_that_do_something_else_are_refused(preprocessor: Any, said: str) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,15 @@ def test_short_texts_start_no_threads(saved: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script, str(saved)], capture_output=True, text=True)
     assert done.stdout.strip() == "0", done.stderr
+
+
+def test_several_threads_share_a_task(saved: Path) -> None:
+    task = embedder(saved)
+    texts = [" ".join(WORDS[4 : 5 + n % 8]) for n in range(400)]
+    alone = [task.prepare({"input": text})["input_ids"].tolist() for text in texts]
+    with ThreadPoolExecutor(8) as pool_:
+        together = list(pool_.map(lambda text: task.prepare({"input": text})["input_ids"].tolist(), texts))
+    assert together == alone
 
 
 ARRAY = np.arange(12, dtype=np.float32).reshape(2, 3, 2)

@@ -1,0 +1,156 @@
+"""`Function`: what an app.py defines, on the platforms that import it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from preheat import Function
+from preheat.errors import ArtifactError, InvalidRequestError, SettingsError, UsageError
+from preheat.function import platform
+
+from ..conftest import ROOT
+
+REQUEST = {"content": base64.b64encode(b"import os\n\n\ndef main():\n    return os.getcwd()\n" * 8).decode()}
+
+
+def function(artifact: Path | str, cache: Path, **environ: str) -> Function:
+    return Function(environ={"PREHEAT_ARTIFACT": str(artifact), "PREHEAT_CACHE": str(cache), **environ})
+
+
+def test_lambda_starts_the_model_when_the_module_is_imported(filetype_artifact: Path, cache: Path) -> None:
+    made = function(filetype_artifact, cache, AWS_LAMBDA_RUNTIME_API="x", AWS_LAMBDA_FUNCTION_NAME="f")
+    assert made.service.current is None
+    handler = made.handler
+    assert made.service.current is not None
+    assert made.service.current.report.platform == "lambda"
+    assert handler(REQUEST)["predictions"][0]["label"] == "python"
+
+
+def test_a_direct_invocation_that_does_not_fit_fails_with_its_reason(
+    filetype_artifact: Path, cache: Path
+) -> None:
+    handler = function(filetype_artifact, cache).handler
+    with pytest.raises(InvalidRequestError, match="content"):
+        handler({"wrong": 1})
+    assert handler(REQUEST)["predictions"][0]["label"] == "python"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"body": "not base64 !", "isBase64Encoded": True}, "not base64"),
+        ({"body": 7}, "must be a string"),
+    ],
+)
+def test_an_event_that_is_broken_is_answered(
+    filetype_artifact: Path, cache: Path, change: dict[str, Any], said: str
+) -> None:
+    handler = function(filetype_artifact, cache).handler
+    event = {
+        "rawPath": "/predict",
+        "requestContext": {"http": {"method": "POST"}},
+        "headers": {"content-type": "application/json"},
+        "body": json.dumps(REQUEST),
+        "isBase64Encoded": False,
+    }
+    assert handler(event)["statusCode"] == 200
+    answer = handler({**event, **change})
+    assert answer["statusCode"] == 400
+    assert said in json.loads(answer["body"])["error"]
+
+
+def test_lambda_answers_what_is_not_hot_through_fastapi(filetype_artifact: Path, cache: Path) -> None:
+    event = {"rawPath": "/openapi.json", "requestContext": {"http": {"method": "GET"}}, "headers": {}}
+    answer = function(filetype_artifact, cache).handler(event)
+    assert answer["statusCode"] == 200
+    assert "/predict" in json.loads(answer["body"])["paths"]
+
+
+def test_an_artifact_that_is_missing_is_named_and_found_later(
+    tmp_path: Path, filetype_artifact: Path, cache: Path
+) -> None:
+    made = function(tmp_path / "artifact", cache)
+    with pytest.raises(ArtifactError, match="does not exist"):
+        made.start()
+    (tmp_path / "artifact").symlink_to(filetype_artifact)
+    again = function(tmp_path / "artifact", cache)
+    again.start()
+    assert again.service.current is not None
+
+
+def test_nothing_named_is_wrong_use() -> None:
+    with pytest.raises(UsageError, match="PREHEAT_ARTIFACT"):
+        Function(environ={}).start()
+    with pytest.raises(SettingsError, match="did you mean"):
+        Function(environ={"PREHEAT_ARTEFACT": "x"})
+
+
+def test_routes_of_ones_own_beside_the_hot_ones(filetype_artifact: Path, cache: Path) -> None:
+    made = function(filetype_artifact, cache)
+
+    @made.api.get("/hello/{name}")
+    def hello(name: str) -> dict[str, str]:
+        return {"hello": name}
+
+    event = {"rawPath": "/hello/you", "requestContext": {"http": {"method": "GET"}}, "headers": {}}
+    assert json.loads(made.handler(event)["body"]) == {"hello": "you"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "name"),
+    [
+        ({}, "process"),
+        ({"AWS_LAMBDA_FUNCTION_NAME": "f"}, "lambda"),
+        ({"K_SERVICE": "s", "KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "knative"),
+        ({"K_SERVICE": "s"}, "cloudrun"),
+    ],
+)
+def test_the_platform_is_told_by_its_own_names(environ: dict[str, str], name: str) -> None:
+    assert platform(environ) == name
+
+
+def test_serve_is_the_same_server(filetype_artifact: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "preheat", "serve", "/nowhere", "--port", "0", "--host", "127.0.0.1"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the artifact /nowhere does not exist")
+
+
+def test_try_prints_answers_and_phases(filetype_artifact: Path, tmp_path: Path) -> None:
+    page = tmp_path / "new" / "page.html"
+    command = [sys.executable, "-m", "preheat", "try", str(filetype_artifact), str(ROOT / "LICENSE")]
+    done = subprocess.run(
+        [*command, "--report", str(page), "--json"], capture_output=True, text=True, check=True
+    )
+    document = json.loads(done.stdout)
+    (answer,) = document["answers"]
+    assert (answer["status"], answer["start"]) == (200, "cold")
+    assert answer["body"]["predictions"][0]["label"] == "txt"
+    assert document["first_answer_ms"] >= document["coldstart"]["total_ms"] - 20
+    assert "<svg" in page.read_text()
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "compile" in shown
+    assert '"label": "txt"' in shown
+
+
+def test_try_says_what_is_wrong(filetype_artifact: Path, tmp_path: Path) -> None:
+    for arguments, status, said in (
+        ([str(filetype_artifact), "/nowhere"], 2, "/nowhere cannot be read"),
+        ([str(tmp_path)], 1, "it has no manifest.json"),
+    ):
+        command = [sys.executable, "-m", "preheat", "try", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (status, "")
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
