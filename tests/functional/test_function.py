@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from preheat import Function
@@ -101,6 +103,39 @@ def test_routes_of_ones_own_beside_the_hot_ones(filetype_artifact: Path, cache: 
 
     event = {"rawPath": "/hello/you", "requestContext": {"http": {"method": "GET"}}, "headers": {}}
     assert json.loads(made.handler(event)["body"]) == {"hello": "you"}
+
+
+def _asked(app: Any, method: str, path: str, body: Any = None) -> httpx.Response:
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.request(method, path, json=body)
+
+    return asyncio.run(ask())
+
+
+def test_an_asgi_server_without_lifespan_starts_the_model_with_the_first_request(
+    filetype_artifact: Path, cache: Path
+) -> None:
+    answer = _asked(function(filetype_artifact, cache).app, "POST", "/predict", REQUEST)
+    assert answer.status_code == 200
+    assert answer.headers["x-preheat-start"] == "cold"
+    missing = _asked(function("/nowhere", cache).app, "POST", "/predict", REQUEST)
+    assert (missing.status_code, missing.json()["code"]) == (503, "failed_start")
+
+
+def test_without_fastapi_a_path_that_is_not_hot_says_what_to_install(
+    filetype_artifact: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "preheat.adapters.api", raising=False)
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    made = function(filetype_artifact, cache)
+    answer = _asked(made.app, "GET", "/docs")
+    assert (answer.status_code, answer.json()["code"]) == (404, "no_api")
+    assert "pip install 'preheat[api]'" in answer.json()["error"]
+    event = {"rawPath": "/docs", "requestContext": {"http": {"method": "GET"}}, "headers": {}}
+    assert made.handler(event)["statusCode"] == 404
+    assert _asked(made.app, "POST", "/predict", REQUEST).status_code == 200
 
 
 @pytest.mark.parametrize(

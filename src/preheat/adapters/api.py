@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from ..errors import PreheatError
+from ..errors import NotFoundError, PreheatError
 from ..service import Service
 from .asgi import read_body
 from .routes import ROUTES, HttpRequest, from_error, match, respond
@@ -23,7 +23,7 @@ try:
     from starlette.exceptions import HTTPException
     from starlette.responses import JSONResponse, RedirectResponse
 except ModuleNotFoundError as missing:
-    raise PreheatError(
+    raise NotFoundError(
         "this path is answered by FastAPI, which is not installed: pip install 'preheat[api]'", code="no_api"
     ) from missing
 

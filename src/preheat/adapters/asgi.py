@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidRequestError, PreheatError, TooLargeError
+from ..service import State
 from .routes import HttpRequest, HttpResponse, from_error, match, respond
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class LeanDoor:
     def __init__(self, function: Function) -> None:
         self.function = function
         self._threads: Executor | None = None
+        self._asked_to_start = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -35,7 +37,12 @@ class LeanDoor:
         elif scope["type"] == "http" and match(scope["path"]):
             await self._http(scope, receive, send)
         else:
-            await (await self._in_thread(lambda: self.function.api))(scope, receive, send)
+            try:
+                api = await self._in_thread(lambda: self.function.api)
+            except PreheatError as error:  # FastAPI is not installed
+                await send_response(from_error(self.function.service, error), "GET", send)
+            else:
+                await api(scope, receive, send)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
@@ -54,6 +61,9 @@ class LeanDoor:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         service = self.function.service
+        if service.state is State.STARTING and not self._asked_to_start:
+            self._asked_to_start = True  # a server that sends no lifespan: the first request starts the model
+            self._executor().submit(self.function.start)
         headers: dict[str, str] = {}
         for name, value in scope["headers"]:
             key, text = name.decode("latin-1"), value.decode("latin-1")
@@ -73,12 +83,15 @@ class LeanDoor:
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
         import asyncio  # by now the server has it; a function's module must not bring it to our own
 
+        return await asyncio.get_running_loop().run_in_executor(self._executor(), work)
+
+    def _executor(self) -> Executor:
         if self._threads is None:
             from concurrent.futures import ThreadPoolExecutor
 
             # Every request that may run or wait has a thread, and a few are left to shed what is over that.
             self._threads = ThreadPoolExecutor(self.function.settings.queue + 64, "preheat")
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        return self._threads
 
 
 async def read_body(receive: Receive, announced: str | None, limit: int) -> bytes:
