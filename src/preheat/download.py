@@ -112,8 +112,9 @@ def download(store: Store, *, cache_dir: str, verify: str, clock: PhaseClock) ->
         before = identity(path) if os.path.exists(path) else None
         data = store.read(manifests.FILENAME, manifests.MAX_BYTES)
         manifest = manifests.load(data, lambda version: stamps.vouch_for(_hex(version), path))
-        if before is not None:
+        if before is not None and not stamps.vouch_for(_hex(manifest.version), path):
             stamps.add(_hex(manifest.version), path, before)
+            stamps.save()  # the files may all be vouched for already: then nothing else would save it
         check_layout(store, manifest)
         attributes.update(cache="local", verify=verify, bytes=sum(file.size for file in manifest.files))
     return Artifact(store, manifest, stamps, clock)

@@ -1,0 +1,204 @@
+"""The ways to open a model: which there are, and how each is made, in a process of its own.
+
+====================  ========================================================================================
+``portable``          the source, verbatim; optimised by onnxruntime at every start
+``mapped``            optimised graph, weights in a file that onnxruntime maps instead of reading
+``unpacked``          the same files, opened without packing the weights: opens soonest, runs slower
+``packed``            optimised for this CPU's layout, weights already packed in the mapped file
+``ort``               optimised graph and weights as one ORT format file, mapped
+``int8``              weights quantised to 8 bits (dynamic quantisation), then as ``mapped``
+====================  ========================================================================================
+
+Which one is best is measured, not assumed: see planner.py.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any, NamedTuple
+
+from ..errors import BuildError
+from ..fingerprint import Fingerprint
+from ..manifest import PORTABLE, Requires, Variant
+from . import isolated, ort_file
+from .reasons import plain
+
+WEIGHTS = "model.weights"
+SMALLEST_EXTERNAL = 1024
+"""Bytes from which an initializer goes to the weights file; smaller ones are as well off in the graph."""
+
+LARGEST_ORT = 2**31 - 1
+"""An ORT format file is a flatbuffer, whose offsets are 32 bits wide and signed."""
+
+_CPU = "CPUExecutionProvider"
+
+
+class Way(NamedTuple):
+    """How one variant is made and opened."""
+
+    level: str = "extended"
+    """Optimisation done at build time."""
+    making: dict[str, str] = {}
+    """Session configuration while it is made, beside the names of its files."""
+    opening: dict[str, str] = {}
+    """Session configuration when it is opened."""
+    shares: str = ""
+    """The variant whose files it opens; then nothing is made."""
+
+
+_PLAIN = {"session.disable_prepacking": "1"}
+_PACK_IN_PARALLEL = {"session.prepack.enable_parallel": "1"}
+"""From onnxruntime 1.31; MiniLM opens in 45 ms instead of 62 on four cores."""
+
+WAYS = {
+    "mapped": Way(making=_PLAIN, opening=_PACK_IN_PARALLEL),
+    "unpacked": Way(opening=_PLAIN, shares="mapped"),
+    "packed": Way(
+        level="all",
+        making={"session.save_external_prepacked_constant_initializers": "1"},
+        opening=_PACK_IN_PARALLEL,  # packed once more, compared, and dropped for what is in the file
+    ),
+    "ort": Way(
+        making={**_PLAIN, "session.save_model_format": "ORT"},
+        opening={
+            **_PACK_IN_PARALLEL,
+            "session.use_memory_mapped_ort_model": "1",
+            "session.use_ort_model_bytes_for_initializers": "1",
+        },
+    ),
+    "int8": Way(making=_PLAIN, opening=_PACK_IN_PARALLEL),
+}
+
+
+class LeftOutError(BuildError):
+    """A variant cannot be made from this model, on this machine; the build goes on without it."""
+
+    code = "left_out"
+
+
+def portable(model: str, data: tuple[str, ...]) -> Variant:
+    """The variant that every artifact has. Paths are relative to the artifact."""
+    return Variant(
+        name=PORTABLE,
+        model=model,
+        files=(model, *data),
+        optimization="all",
+        config={},
+        requires=Requires(provider=_CPU),
+    )
+
+
+def make(name: str, root: str, source: Variant, machine: Fingerprint, *, timeout: float) -> Variant:
+    """Make one variant's files under ``root/variants``, unless another variant's are what it opens.
+
+    Raises LeftOutError with the reason, in words, where it cannot be had; it then leaves no files.
+    """
+    owner = WAYS[name].shares or name
+    folder = os.path.join(root, "variants", owner)
+    if not os.path.isdir(folder):
+        size = sum(os.path.getsize(os.path.join(root, path)) for path in source.files)
+        if owner == "ort" and size > LARGEST_ORT:
+            raise LeftOutError(f"an ORT format file holds up to {LARGEST_ORT} bytes, the model has {size}")
+        os.makedirs(folder)
+        request = {"source": os.path.join(root, source.model), "folder": folder, "name": owner}
+        try:
+            isolated.call("preheat.build.variants", request, timeout=timeout)
+        except BuildError as error:
+            shutil.rmtree(folder)
+            raise LeftOutError(str(error)) from error
+    files = tuple(f"variants/{owner}/{file}" for file in sorted(os.listdir(folder)))
+    return Variant(
+        name=name,
+        model=next(file for file in files if file.endswith((".onnx", ".ort"))),
+        files=files,
+        optimization="disabled",
+        config=WAYS[name].opening,
+        requires=requires(name, machine),
+    )
+
+
+def requires(name: str, machine: Fingerprint) -> Requires:
+    """What a machine must offer, for a variant made on this one.
+
+    An optimised graph holds onnxruntime's internal operators, which a minor release may change. Packed
+    weights have the layout of one release on one CPU. 8-bit kernels round differently from CPU to CPU.
+    """
+    exact = name == "packed"
+    return Requires(
+        provider=_CPU,
+        arch=machine.arch,
+        isa=machine.isa if name in ("packed", "int8") else None,
+        onnxruntime=_range(machine.onnxruntime, exact=exact),
+    )
+
+
+def _range(version: str, *, exact: bool) -> tuple[str, str]:
+    parts = [int(part) for part in version.split("+", 1)[0].split(".")[:3] if part.isdigit()]
+    parts = parts if exact else parts[:2]
+    return ".".join(map(str, parts)), ".".join(map(str, [*parts[:-1], parts[-1] + 1]))
+
+
+# From here on: inside the process that makes one variant.
+
+
+def main(request: dict[str, Any]) -> dict[str, Any]:
+    """Make one variant's files. Keys: ``source`` (a model file), ``folder`` (empty), ``name``."""
+    source, name = str(request["source"]), str(request["name"])
+    os.chdir(request["folder"])  # onnxruntime writes the names that it is given: keep them relative
+    if name == "int8":
+        _quantize(source, "quantized.onnx")
+        source = "quantized.onnx"
+    _optimize(source, name, WAYS[name])
+    if name == "ort":
+        ort_file.settle("model.ort")
+    for left in ("quantized.onnx", "quantized.onnx.data"):
+        if os.path.exists(left):
+            os.remove(left)
+    if name != "ort" and not (os.path.exists(WEIGHTS) and os.path.getsize(WEIGHTS)):
+        raise LeftOutError(f"the model has no weights of {SMALLEST_EXTERNAL} bytes or more to map")
+    return {}
+
+
+def _optimize(source: str, name: str, way: Way) -> None:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = (
+        levels.ORT_ENABLE_ALL if way.level == "all" else levels.ORT_ENABLE_EXTENDED
+    )
+    options.optimized_model_filepath = "model.ort" if name == "ort" else "model.onnx"
+    entries = dict(way.making)
+    if name != "ort":
+        entries["session.optimized_model_external_initializers_file_name"] = WEIGHTS
+        entries["session.optimized_model_external_initializers_min_size_in_bytes"] = str(SMALLEST_EXTERNAL)
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
+    try:
+        ort.InferenceSession(source, options, providers=[_CPU])
+    except Exception as error:  # onnxruntime's exceptions share no base but Exception
+        raise LeftOutError(f"onnxruntime cannot write it: {plain(error)}") from error
+
+
+def _quantize(source: str, target: str) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    size = sum(
+        os.path.getsize(os.path.join(root, file))
+        for root, _, files in os.walk(os.path.dirname(source))
+        for file in files
+    )
+    try:
+        quantize_dynamic(
+            source,
+            target,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            use_external_data_format=size > 2**30,
+        )
+    except Exception as error:  # whatever the quantiser meets in a graph it does not understand
+        raise LeftOutError(f"it cannot be quantised: {type(error).__name__}: {error}") from error

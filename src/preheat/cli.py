@@ -1,0 +1,263 @@
+"""The ``preheat`` command: each command is a plain function that loads what it needs when it is called.
+
+Exit status: 0, 1 (it ran, and the answer is no), 2 (wrong use). Every PreheatError is one line on stderr, and
+with ``--json`` an object on stdout too. Progress goes to stderr, results to stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .errors import PreheatError, UsageError
+
+app = typer.Typer(
+    help="Serverless inference that starts hot.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for a program.")]
+
+_ClickError: Any = typer.BadParameter.__mro__[2]
+"""click's ClickException, the base of every error in the arguments; typer carries its own copy of click."""
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from . import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def build(
+    source: Annotated[str, typer.Argument(help="An ONNX file, or a Hugging Face model folder.")],
+    out: Annotated[str, typer.Option("-o", "--out", metavar="DIR", help="The artifact's folder.")],
+    name: Annotated[str | None, typer.Option(help="The model's name in URLs. Default: from SOURCE.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="text_embedding, text_classification, image_classification, filetype or tensors. "
+            "Default: what the model folder says; tensors for an ONNX file."
+        ),
+    ] = None,
+    objective: Annotated[
+        str, typer.Option(help="cold, balanced or warm: what the best variant is best at.")
+    ] = "balanced",
+    quantize: Annotated[
+        str | None, typer.Option(help="int8: one more variant, refused when its answers drift.")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="Largest drift from the golden outputs, relative to their size.")
+    ] = 1e-3,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON: what to warm up with, and to check against.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="How often each variant is tried.")] = 5,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="VARIANT", help="Make only this variant beside portable; repeatable."),
+    ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=N", help="bytes, rank, elements, batch, sequence or nonfinite; repeatable."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Build an artifact: every way to open the model, each tried, checked and measured."""
+    from .build import build as build_artifact
+    from .build import progress
+
+    with progress.shown() as show:
+        build_artifact(
+            source,
+            out,
+            name=name,
+            task=task,
+            objective=objective,
+            quantize=quantize,
+            tolerance=tolerance,
+            recipe=None if recipe is None else str(recipe),
+            rounds=rounds,
+            only=only or [],
+            limits=_limits(limit or []),
+            progress=show,
+        )
+    from .build.inspection import inspect as inspect_artifact
+    from .build.tables import print_build
+
+    found = inspect_artifact(out, hashed=False)
+    _print(as_json, found.to_dict, lambda console: print_build(console, found))
+
+
+@app.command()
+def inspect(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="The artifact's folder.")],
+    as_json: Json = False,
+) -> None:
+    """Show what an artifact holds, what would run here, and whether its files are whole."""
+    from .build.inspection import inspect as inspect_artifact
+    from .build.tables import print_inspection
+
+    found = inspect_artifact(folder)
+    _print(as_json, found.to_dict, lambda console: print_inspection(console, found))
+    if found.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def settings(as_json: Json = False) -> None:
+    """List the environment variables that a server reads, their defaults and what they do."""
+    from .build.settings_table import described, print_settings
+
+    rows = described()
+    _print(as_json, lambda: rows, lambda console: print_settings(console, rows))
+
+
+@app.command()
+def serve(
+    target: Annotated[str, typer.Argument(help="An artifact folder, or a function's app.py.")],
+    port: Annotated[int | None, typer.Option(help="Default: PORT, else 8080.")] = None,
+    host: Annotated[str | None, typer.Option(help="Default: PREHEAT_HOST, else every address.")] = None,
+) -> None:
+    """Serve a target until Ctrl-C: the same process as `PREHEAT_ARTIFACT=TARGET python -m preheat.server`."""
+    import os
+
+    environ = {**os.environ, "PREHEAT_ARTIFACT": target}
+    if port is not None:
+        environ["PORT"] = str(port)
+    if host is not None:
+        environ["PREHEAT_HOST"] = host
+    os.execve(sys.executable, [sys.executable, "-m", "preheat.server"], environ)  # noqa: S606
+
+
+@app.command("try")
+def try_out(
+    target: Annotated[str, typer.Argument(help="An artifact folder, or a function's app.py.")],
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILE]...", help="What to send. Default: the recorded request."),
+    ] = None,
+    report: Annotated[str | None, typer.Option(metavar="FILE", help="Write the waterfall as HTML.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Start a target cold, ask it, and show the answers and where the time went."""
+    from .measure.tryout import tryout
+
+    raise typer.Exit(tryout(target, files or [], report=report, as_json=as_json))
+
+
+@app.command()
+def measure(
+    target: Annotated[str, typer.Argument(help="An artifact folder, or a function's app.py.")],
+    rounds: Annotated[int, typer.Option(min=1, help="Fresh processes of each kind.")] = 10,
+    floor: Annotated[
+        bool, typer.Option("--floor", help="Start the least that could give the answer, in the same rounds.")
+    ] = False,
+    drop_caches: Annotated[
+        bool, typer.Option("--drop-caches", help="Drop the page cache before each start.")
+    ] = False,
+    variant: Annotated[
+        list[str] | None, typer.Option(help="Force this variant; repeatable, a row for each.")
+    ] = None,
+    report: Annotated[str | None, typer.Option(metavar="FILE", help="Write an HTML page too.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure cold starts: from a fresh process to its first correct answer, phase by phase."""
+    from .measure.commands import measure as run_measure
+
+    status = run_measure(
+        target,
+        rounds=rounds,
+        as_json=as_json,
+        floor=floor,
+        drop_caches=drop_caches,
+        variants=variant or [],
+        report=report,
+    )
+    raise typer.Exit(status)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN.json...", help="What `measure --json` printed.")],
+    out: Annotated[str, typer.Option("-o", "--out", metavar="FILE", help="The page to write.")],
+) -> None:
+    """Draw measured cold starts: one self-contained HTML page."""
+    from .measure.commands import report as write_report
+
+    write_report(runs, out)
+
+
+def _limits(texts: list[str]) -> dict[str, int | bool]:
+    limits: dict[str, int | bool] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if value in ("true", "false"):
+            limits[name] = value == "true"
+        elif equals and value.isascii() and value.isdigit():
+            limits[name] = int(value)
+        else:
+            raise UsageError(f"--limit takes NAME=N, a whole number (nonfinite: true or false), not {text!r}")
+    return limits
+
+
+def _print(as_json: bool, document: Callable[[], Any], table: Callable[[Any], None]) -> None:
+    """A result on stdout, for a program or for a person."""
+    if as_json:
+        sys.stdout.write(json.dumps(document(), indent=1) + "\n")
+        return
+    from rich.console import Console
+
+    table(Console())
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run a command; gives the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        status = app(arguments, prog_name="preheat", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except PreheatError as error:
+        return _fail(arguments, str(error), error.code, 2 if isinstance(error, UsageError) else 1)
+    except _ClickError as error:
+        message = error.format_message()  # empty where the help was shown instead
+        return _fail(arguments, message, "usage", 2) if message else 2
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail(arguments, "interrupted; nothing was written", "interrupted", 130)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read the output has gone; the interpreter would complain once more
+        return 1
+
+
+def _fail(arguments: list[str], message: str, code: str, status: int) -> int:
+    sys.stderr.write(f"error: {message}\n")
+    if "--json" in arguments:
+        sys.stdout.write(json.dumps({"error": message, "code": code}) + "\n")
+    return status
+
+
+def _terminated(number: int, frame: object) -> None:  # noqa: ARG001 - what a signal handler is given
+    sys.exit(128 + number)  # unwinds the stack, so that what is half built is removed
