@@ -148,7 +148,7 @@ def _chart(report: Mapping[str, Any]) -> Chart:
         extent = max(extent, *(end for _, end in bars))
     gaps = _gaps([bar for row in rows for bar in row.bars], ready)
     uncovered = sum(end - begin for begin, end in gaps)
-    if uncovered >= 0.001 * ready:
+    if gaps and uncovered >= 0.001 * ready:
         seen = [(begin, end) for begin, end in gaps if end - begin >= 0.002 * ready]
         rows.append(Row("unaccounted", seen or gaps[:1], uncovered))
     marks = [("ready", ready)] if ready < 0.995 * extent else []
@@ -324,5 +324,6 @@ dl div{padding:6px 0;border-bottom:1px solid var(--line)}
 dt{color:var(--soft);font-size:13px}
 dd{margin:0;overflow-wrap:anywhere}
 th:last-child,td:last-child{padding-right:0}
-@media(max-width:560px){th,td{font-size:13px;padding-right:8px}small{font-size:12px}main{padding:20px 16px 40px}}
+@media(max-width:560px){
+ th,td{font-size:13px;padding-right:8px}small{font-size:12px}main{padding:20px 16px 40px}}
 """

@@ -1,0 +1,84 @@
+"""``python -m benchmarks [NAME…]``: measure, print each figure beside its bound.
+
+Exit status: 0; with ``--strict`` 1 where a bound is missed or a start was wrong; 2 where nothing can be
+measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+
+from preheat.errors import PreheatError
+from preheat.measure.run import Progress
+from preheat.measure.show import progress
+
+from . import cold_start, models, request_overhead, session_open
+from .figures import Benchmark, show
+
+
+class Entry(NamedTuple):
+    artifact: Callable[[models.Say], Path]
+    run: Callable[[Path, int, Progress], Benchmark]
+    rounds: int
+
+
+ENTRIES = {
+    "cold-start": Entry(models.minilm, cold_start.run, 20),
+    "session-open-embed": Entry(models.minilm, session_open.run, 15),
+    "session-open-bert-base": Entry(models.bert_base, session_open.run, 10),
+    "request-overhead": Entry(models.minilm, request_overhead.run, 20),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ENTRIES)}; default: all")
+    parser.add_argument("--rounds", type=int, help="default: each benchmark's own")
+    parser.add_argument("--strict", action="store_true", help="exit 1 where a bound is missed")
+    parser.add_argument("--json", metavar="FILE", help="write every sample to a file")
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.names if name not in ENTRIES]
+    if unknown:
+        parser.error(f"there is no {unknown[0]!r}; there are {', '.join(ENTRIES)}")
+    if arguments.rounds is not None and arguments.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    console, told = Console(), Console(stderr=True)
+    console.width = max(console.width, 110)
+    found: dict[str, Benchmark] = {}
+    for name in arguments.names or ENTRIES:
+        entry = ENTRIES[name]
+        artifact = entry.artifact(told.print)
+        rounds = arguments.rounds or entry.rounds
+        with progress(name) as tell:
+            found[name] = entry.run(artifact, rounds, tell)
+        show(console, found[name], models.command(name, rounds))
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps({name: _plain(b) for name, b in found.items()}, indent=1))
+    missed = any(b.wrong or not all(claim.holds for claim in b.claims) for b in found.values())
+    return 1 if arguments.strict and missed else 0
+
+
+def _plain(benchmark: Benchmark) -> dict[str, object]:
+    return {
+        "title": benchmark.title,
+        "wrong": benchmark.wrong,
+        "milliseconds": {line.name: [round(v, 3) for v in line.values] for line in benchmark.lines},
+        "claims": [{**claim._asdict(), "holds": claim.holds} for claim in benchmark.claims],
+    }
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except PreheatError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,52 @@
+"""`preheat measure` and `preheat report`, as the command line calls them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from . import report as reports
+from . import show
+from .run import measure as measured
+
+
+def measure(
+    target: str,
+    *,
+    rounds: int,
+    as_json: bool,
+    floor: bool,
+    drop_caches: bool,
+    variants: Sequence[str],
+    report: str | None,
+) -> int:
+    """Measure and print; gives the exit status: 0 where every start was correct, 1 where one was not."""
+    if report is not None:
+        reports.make_room(report)
+    with show.progress(f"measuring {os.path.basename(os.path.normpath(target))}") as tell:
+        found = measured(
+            target,
+            os.environ,
+            rounds_wanted=rounds,
+            variants=variants,
+            floor=floor,
+            drop_caches=drop_caches,
+            progress=tell,
+        )
+    if report is not None:
+        reports.write(report, reports.page([found]))
+    if as_json:
+        sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    else:
+        show.report(found)
+    if report is not None:
+        sys.stderr.write(f"wrote {report}\n")
+    return 0 if all(row["correct"] and not row.get("floor_wrong") for row in found["rows"]) else 1
+
+
+def report(runs: Sequence[str], out: str) -> None:
+    """One page from the files of several runs."""
+    reports.write(out, reports.page([reports.load(path) for path in runs]))
+    sys.stderr.write(f"wrote {out}\n")

@@ -1,0 +1,90 @@
+"""What `preheat measure` prints for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from ..waterfall import label, milliseconds
+from .run import Progress as Tell
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Tell]:
+    """A bar on stderr, where it is a terminal; nothing in a log."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(what, total=None)
+
+        def tell(label: str, done: int, of: int) -> None:
+            bars.update(task, description=f"{what}: {label}", completed=done, total=of)
+
+        yield tell
+
+
+def report(found: Mapping[str, Any]) -> None:
+    """Print a report as tables, one for each row."""
+    console = Console()
+    for row in found["rows"]:
+        console.print(_table(found, row))
+        for wrong in [*row["wrong"], *row.get("floor_wrong", ())]:
+            console.print(Text(f"wrong start, round {wrong['round']}: {wrong['problem']}", style="red"))
+
+
+def cold_start(report: Mapping[str, Any], first_ms: float) -> Table:
+    """One cold start by phase. ``first_ms``: process spawned to first answer, on the client's clock."""
+    facts = f"variant {report['variant']}, {report['threads']} threads"
+    table = Table(title=Text("cold start", style="bold"), caption=facts, title_justify="left")
+    for head in ("phase", "at ms", "took ms"):
+        table.add_column(head, justify="left" if head == "phase" else "right")
+    for phase in report["phases"]:
+        table.add_row(
+            label(phase["phase"]), milliseconds(phase["start_ms"]), milliseconds(phase["duration_ms"])
+        )
+    table.add_row("not accounted for", "", milliseconds(report["unaccounted_ms"]))
+    table.add_section()
+    table.add_row("process start to ready", "", milliseconds(report["total_ms"]))
+    table.add_row("spawn to first answer", "", milliseconds(first_ms), style="bold")
+    if report["fallback"]:
+        table.add_row(Text(f"fallback: {report['fallback']}", style="yellow"))
+    return table
+
+
+def _table(found: Mapping[str, Any], row: Mapping[str, Any]) -> Table:
+    title = Text(f"{found['artifact']['name']}, variant {row['variant']}", style="bold")
+    memory = f", {row['pss_mib']:g} MiB (PSS)" if row["pss_mib"] else ""
+    caption = (
+        f"{row['samples']} fresh processes, page cache {found['caches']}, {row['threads']} threads{memory}; "
+        "95 % interval of the median by order statistics"
+    )
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    table.add_column("phase")
+    for head in ("median", "min", "max", "95 % interval"):
+        table.add_column(head, justify="right")
+    if not row["total_ms"]:
+        table.add_row("no start gave a correct answer")
+        return table
+    for name, figure in row["phases"].items():
+        table.add_row(label(name), *_cells(figure))
+    table.add_section()
+    table.add_row("total", *_cells(row["total_ms"]), style="bold")
+    if row.get("floor_ms"):
+        table.add_row("floor", *_cells(row["floor_ms"]))
+        table.add_row("total / floor", f"{row['ratio']:.3f}")
+    if row["fallback"]:
+        table.add_section()
+        table.add_row(Text(f"fallback: {row['fallback']}", style="yellow"))
+    return table
+
+
+def _cells(figure: Mapping[str, Any]) -> list[str]:
+    low, high = figure["ci95"]
+    medians = [milliseconds(figure[key]) for key in ("median", "min", "max")]
+    return [*medians, f"{milliseconds(low)} to {milliseconds(high)}"]

@@ -1,0 +1,147 @@
+"""One cold start: a fresh process, one request, one clock; and nothing of it left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, Any, NamedTuple
+
+from .client import Response, connect, free_port, read_response, request
+
+START_S = 180.0
+"""Seconds from spawn to answer after which a start counts as failed."""
+STOP_S = 10.0
+"""Seconds that a process has to end after SIGTERM before it is killed."""
+PORT = "{port}"
+"""Stands for the port in a command."""
+
+
+class Contender(NamedTuple):
+    """Something that is started cold, again and again."""
+
+    label: str
+    command: Sequence[str]
+    environ: Mapping[str, str]
+    """The whole environment; the variable PORT is added at each start."""
+    request: bytes
+    """What is sent as soon as a connection is accepted."""
+    check: Callable[[Response], str | None]
+    """What is wrong with an answer, in words; None for a correct one. Called after the last round, so that
+    nothing heavy is loaded into the measuring process between the starts."""
+    tells_phases: bool = False
+    """Whether it answers GET /coldstart."""
+
+
+class Start(NamedTuple):
+    """What one start did. All marks are ``perf_counter_ns``: one clock for every process of a host."""
+
+    begin_ns: int
+    """Before the process was spawned."""
+    connected_ns: int
+    """The connection was accepted, and the request was sent."""
+    end_ns: int
+    """The last byte of the answer had been read."""
+    response: Response | None
+    coldstart: dict[str, Any] | None
+    """The process's own report."""
+    pss_mib: float | None
+    """Proportional set size after the answer; None where the kernel does not tell."""
+    problem: str | None
+    """Why this is not a measurement, in words: a crash, a refusal, no answer in time."""
+
+    @property
+    def total_ms(self) -> float:
+        return (self.end_ns - self.begin_ns) / 1e6
+
+
+def cold_start(contender: Contender) -> Start:
+    """Start a process, ask it once, let it tell its phases, and stop it."""
+    port = free_port()
+    response = coldstart = pss = problem = None
+    with tempfile.TemporaryFile() as printed:
+        begin = connected = end = time.perf_counter_ns()
+        process = subprocess.Popen(
+            [str(port) if part == PORT else part for part in contender.command],
+            env={**contender.environ, "PORT": str(port)},
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            deadline = time.monotonic() + START_S
+            with connect(port, deadline=deadline, alive=lambda: process.poll() is None) as client:
+                client.sendall(contender.request)
+                connected = time.perf_counter_ns()
+                response = read_response(client, deadline=deadline)
+                end = time.perf_counter_ns()
+            pss = pss_mib(process.pid)
+            if response.status != 200:
+                raise ValueError(
+                    f"it answered {response.status}, {response.body[:300].decode(errors='replace')}"
+                )
+            if contender.tells_phases:
+                coldstart = ask_for_phases(port)
+        except (OSError, ValueError) as error:
+            problem = str(error) or type(error).__name__
+        except BaseException:  # Ctrl-C: end the process at once
+            process.kill()
+            raise
+        finally:
+            stop(process)
+        if problem is not None:
+            problem = f"{problem}; {last_words(process.returncode, printed)}"
+    return Start(begin, connected, end, response, coldstart, pss, problem)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, and SIGKILL where that does not help; returns when the process has ended."""
+    try:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def ask_for_phases(port: int) -> dict[str, Any]:
+    """GET /coldstart. Raises OSError or ValueError where there is no such report."""
+    deadline = time.monotonic() + STOP_S
+    with connect(port, deadline=deadline, alive=lambda: True) as client:
+        client.sendall(request("GET", "/coldstart", headers={"accept": "application/json"}))
+        response = read_response(client, deadline=deadline)
+    report = json.loads(response.body) if response.status == 200 else None
+    if not isinstance(report, dict):
+        raise ValueError(f"GET /coldstart answered {response.status}")
+    return report
+
+
+def pss_mib(pid: int) -> float | None:
+    """Proportional set size of a process in MiB: pages shared with others count in part (proc(5))."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup") as file:
+            for line in file:
+                if line.startswith("Pss:"):
+                    return int(line.split()[1]) / 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+def last_words(status: int, printed: IO[bytes]) -> str:
+    """How a process ended, and the last line that it printed."""
+    size = printed.seek(0, os.SEEK_END)
+    printed.seek(max(size - 65536, 0))
+    lines = [line.strip() for line in printed.read().decode(errors="replace").splitlines() if line.strip()]
+    # What the server logs as JSON is not the reason of its end.
+    lines = [line for line in lines if not line.startswith("{")]
+    ended = f"it was ended by signal {-status}" if status < 0 else f"it exited with {status}"
+    return f"{ended}: {lines[-1][:500]}" if lines else f"{ended} and printed nothing"
