@@ -30,6 +30,8 @@ LARGEST_SAMPLE = 256 * 1024
 """Bytes of JSON; a larger sample request is left out of the manifest."""
 SEARCH_SECONDS = 60.0
 """How long inputs are made up before the model is given up on."""
+MOST_NONFINITE = 20
+"""So many inputs that are answered with NaN or infinity, and the first of them is taken."""
 
 
 class Recorded(NamedTuple):
@@ -198,7 +200,7 @@ def _from_json(tensors: list[Any], manifest: Manifest) -> Tensors:
 def _made_up(engine: Engine) -> Tensors:
     """Inputs that the model accepts, finite outputs preferred. Raises UsageError that asks for a recipe."""
     accepted: Tensors | None = None
-    refusal = ""
+    refusal, unwanted = "", 0
     end = time.monotonic() + SEARCH_SECONDS
     for feeds in samples.made_up(engine.manifest.inputs):
         try:
@@ -209,7 +211,8 @@ def _made_up(engine: Engine) -> Tensors:
             if all(np.isfinite(array).all() for array in outputs.values() if array.dtype.kind == "f"):
                 return feeds
             accepted = accepted or feeds
-        if time.monotonic() > end:
+            unwanted += 1
+        if time.monotonic() > end or unwanted == MOST_NONFINITE:
             break
     if accepted is None:
         raise UsageError(

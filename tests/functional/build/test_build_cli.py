@@ -429,6 +429,16 @@ def test_a_recipe_gives_the_golden_inputs(tmp_path: Path) -> None:
     assert document["sample"]["request"]["inputs"] == [tensor]
 
 
+def test_golden_tensors_beside_a_natural_sample(magika_model: Path, tmp_path: Path) -> None:
+    tensor = {"name": "bytes", "datatype": "INT32", "shape": [1, 2048], "data": [65] * 2048}
+    (tmp_path / "recipe.json").write_text(json.dumps({"inputs": [[tensor]]}))
+    options = ["--task", "filetype", "--recipe", tmp_path / "recipe.json", "--rounds", "1", "--only", "ort"]
+
+    document = build(magika_model, tmp_path / "out", *options)
+
+    assert document["sample"]["answer"]["predictions"][0]["label"] == "python"
+
+
 @pytest.mark.parametrize("name", ["filetype", "embed"])
 def test_the_recipes_that_come_with_the_functions_are_recipes(name: str) -> None:
     from preheat.build.samples import read_recipe
