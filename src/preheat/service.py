@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from enum import Enum
-from threading import Condition
+from threading import Event, Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import FailedStartError, PreheatError, ShedError, TimedOutError
@@ -70,31 +71,36 @@ class Service:
         self._loaded: Loaded | None = None
         self._failure = ""
         self._running = 0
-        self._waiting = 0
+        self._line: deque[_Turn] = deque()
         self._answered = False
-        self._changed = Condition()
+        self._lock = Lock()
+        self._settled = Event()
 
     def ready(self, loaded: Loaded) -> None:
         """The start is over: let what waits run, as many at a time as the session allows."""
-        with self._changed:
+        with self._lock:
             self._loaded = loaded
             self.max_bytes = loaded.max_bytes
             if self.state is State.STARTING:
                 self.state = State.READY
-            self._changed.notify_all()
+            while self._line and self._running < loaded.concurrency:
+                self._running += 1
+                self._line.popleft().come()
+        self._settled.set()
 
     def fail(self, error: PreheatError) -> None:
         """The start failed: tell everyone who waits."""
-        with self._changed:
+        with self._lock:
             self.state, self._failure = State.FAILED, str(error)
-            self._changed.notify_all()
+            while self._line:
+                self._line.popleft().come()
+        self._settled.set()
 
     def drain(self) -> None:
         """Take nothing new, and finish what was accepted; after a failed start there is nothing to finish."""
-        with self._changed:
+        with self._lock:
             if self.state is not State.FAILED:
                 self.state = State.DRAINING
-            self._changed.notify_all()
 
     @property
     def current(self) -> Loaded | None:
@@ -103,10 +109,11 @@ class Service:
 
     def loaded(self, arrived_ns: int) -> Loaded:
         """What was loaded, waiting for it as a request would. Raises UnavailableError."""
-        with self._changed:
-            self._wait(lambda: self._loaded is not None, arrived_ns)
-            assert self._loaded is not None  # noqa: S101 - what was waited for
-            return self._loaded
+        if not self._settled.wait(self._left(arrived_ns)):
+            raise self._timed_out()
+        if self._loaded is None:
+            raise self._failed()
+        return self._loaded
 
     def handle(self, request: Request) -> Outcome:
         """Run a request when its turn has come.
@@ -119,43 +126,68 @@ class Service:
         try:
             answer = request.work(loaded)
         finally:
-            with self._changed:
-                self._running -= 1
-                self._changed.notify()
+            self._leave()
         ended = time.perf_counter_ns()
         cold = request.arrived_ns < loaded.report.ready_ns
-        with self._changed:
+        with self._lock:
             first, self._answered = not self._answered, True
         if first:
             loaded.report.first_request(request.arrived_ns)
         return Outcome(answer, cold or first, began - request.arrived_ns, ended - began)
 
     def _enter(self, arrived_ns: int) -> Loaded:
-        with self._changed:
+        """Return when the request's turn has come: first come, first served."""
+        with self._lock:
+            if self.state is State.FAILED:
+                raise self._failed()
             if self.state is State.DRAINING:
                 raise ShedError("the server is shutting down")
-            if not self._may_run():
-                if self._waiting >= self.queue:
-                    raise ShedError(f"{self._waiting} requests are waiting already")
-                self._wait(self._may_run, arrived_ns)
-            self._running += 1
-            assert self._loaded is not None  # noqa: S101 - _may_run
-            return self._loaded
+            if self._loaded is not None and self._running < self._loaded.concurrency:
+                self._running += 1
+                return self._loaded
+            if len(self._line) >= self.queue:
+                raise ShedError(f"{len(self._line)} requests are waiting already")
+            turn = _Turn()
+            self._line.append(turn)
+        if not turn.wait(self._left(arrived_ns)):
+            with self._lock:
+                if turn in self._line:
+                    self._line.remove(turn)
+                    raise self._timed_out()
+            # Its turn came in the very moment in which the wait ended.
+        if self._loaded is None:
+            raise self._failed()
+        return self._loaded
 
-    def _may_run(self) -> bool:
-        return self._loaded is not None and self._running < self._loaded.concurrency
+    def _leave(self) -> None:
+        """Hand the turn to the first in line, or give it back."""
+        with self._lock:
+            if self._line:
+                self._line.popleft().come()
+            else:
+                self._running -= 1
 
-    def _wait(self, condition: Callable[[], bool], arrived_ns: int) -> None:
-        """Wait under the lock until a condition holds, the start fails or the deadline passes."""
-        deadline = arrived_ns / 1e9 + self.timeout
-        self._waiting += 1
-        try:
-            while not condition():
-                if self.state is State.FAILED:
-                    raise FailedStartError(f"the model did not start: {self._failure}")
-                left = deadline - time.perf_counter()
-                if left <= 0:
-                    raise TimedOutError(f"no turn came within {self.timeout:g} s")
-                self._changed.wait(left)
-        finally:
-            self._waiting -= 1
+    def _left(self, arrived_ns: int) -> float:
+        """Seconds until the deadline of a request, at least 0."""
+        return max(arrived_ns / 1e9 + self.timeout - time.perf_counter(), 0.0)
+
+    def _timed_out(self) -> TimedOutError:
+        return TimedOutError(f"no turn came within {self.timeout:g} s")
+
+    def _failed(self) -> FailedStartError:
+        return FailedStartError(f"the model did not start: {self._failure}")
+
+
+class _Turn:
+    """One request's place in line. A lock of its own wakes that request and no other."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._lock.acquire()
+
+    def come(self) -> None:
+        self._lock.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the turn came in time."""
+        return self._lock.acquire(timeout=seconds)

@@ -100,6 +100,37 @@ def test_a_full_queue_sheds_before_any_work() -> None:
     assert shed[0].retry_after >= 1
 
 
+def test_turns_come_in_the_order_of_arrival_and_newcomers_do_not_pass() -> None:
+    service = Service(queue=50, timeout=5)
+    service.ready(loaded())
+    hold, order = threading.Event(), []
+
+    def work(i: int) -> Any:
+        return lambda _: (hold.wait(5), order.append(i), Answer(b""))[2]
+
+    threads = [threading.Thread(target=service.handle, args=(request(work(i)),)) for i in range(20)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.005)
+    hold.set()
+    service.handle(request(work(99)))
+    for thread in threads:
+        thread.join(10)
+    assert order == [*range(20), 99]
+
+
+def test_those_whose_deadline_passes_leave_the_line_and_lose_no_turn() -> None:
+    service = Service(queue=50, timeout=0.1)
+    service.ready(loaded(concurrency=2))
+    slow = [request(lambda _: (time.sleep(0.03), Answer(b""))[1]) for _ in range(40)]
+    outcomes = in_threads(service, slow)
+    answered = [o for o in outcomes if isinstance(o, Outcome)]
+    assert len(answered) + sum(isinstance(o, TimedOutError) for o in outcomes) == 40
+    assert 4 <= len(answered) <= 12
+    assert isinstance(service.handle(request()), Outcome)
+    assert in_threads(service, [request(), request()])[0].answer.body == b"done"
+
+
 def test_the_deadline_counts_from_arrival() -> None:
     service = Service(queue=2, timeout=0.05)
     with pytest.raises(TimedOutError, match=r"within 0.05 s"):
