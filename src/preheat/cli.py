@@ -246,7 +246,7 @@ def run(arguments: list[str] | None = None) -> int:
         message = error.format_message()  # empty where the help was shown instead
         return _fail(arguments, message, "usage", 2) if message else 2
     except (KeyboardInterrupt, typer.Abort):
-        return _fail(arguments, "interrupted; nothing was written", "interrupted", 130)
+        return _fail(arguments, "interrupted", "interrupted", 130)
     except BrokenPipeError:
         sys.stderr.close()  # whoever read the output has gone; the interpreter would complain once more
         return 1

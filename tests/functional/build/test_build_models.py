@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +208,14 @@ def test_weights_are_mapped_and_not_read(tmp_path: Path) -> None:
     assert opened("unpacked")["grown"] < size / 2
 
 
-def test_external_data_over_two_gigabytes(tmp_path: Path) -> None:
+@pytest.fixture
+def roomy_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder for gigabytes, emptied afterwards: pytest keeps those of its last three runs."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+def test_external_data_over_two_gigabytes(roomy_path: Path) -> None:
     """8 matrices of 256 MiB, in a sparse file; ORT format cannot hold them, everything else can."""
     width, layers = 8192, 8
     size = width * width * 4
@@ -215,16 +224,16 @@ def test_external_data_over_two_gigabytes(tmp_path: Path) -> None:
         weight = models.onnx.TensorProto(name=f"w{layer}", data_type=models.F, dims=[width, width])
         initializers.append(models.external(weight, "w.data", offset=layer * size, length=size))
         nodes.append(models.helper.make_node("MatMul", [last, f"w{layer}"], [last := f"m{layer}"]))
-    with (tmp_path / "w.data").open("wb") as file:
+    with (roomy_path / "w.data").open("wb") as file:
         file.truncate(layers * size)
         for layer in range(layers):
             file.seek(layer * size)
             file.write(np.float32(layer + 1).tobytes())
     inputs, outputs = [models.tensor("x", models.F, [1, width])], [models.tensor(last, models.F, [1, width])]
-    source = models.save(models.model(nodes, inputs, outputs, initializers), tmp_path / "large.onnx")
-    assert (tmp_path / "w.data").stat().st_size > 2**31 - 1
+    source = models.save(models.model(nodes, inputs, outputs, initializers), roomy_path / "large.onnx")
+    assert (roomy_path / "w.data").stat().st_size > 2**31 - 1
 
-    document = build(source, tmp_path / "out", "--rounds", "1", "--only", "unpacked", "--only", "ort")
+    document = build(source, roomy_path / "out", "--rounds", "1", "--only", "unpacked", "--only", "ort")
 
     assert names(document) == ["portable", "unpacked"]
     rows = document["measurements"]["variants"]
