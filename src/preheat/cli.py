@@ -144,11 +144,18 @@ def serve(
     """Serve a target until Ctrl-C: the same process as `PREHEAT_ARTIFACT=TARGET python -m preheat.server`."""
     import os
 
+    from .settings import Settings
+
     environ = {**os.environ, "PREHEAT_ARTIFACT": target}
     if port is not None:
         environ["PORT"] = str(port)
     if host is not None:
         environ["PREHEAT_HOST"] = host
+    shown = Settings.from_environ(environ)
+    sys.stderr.write(
+        f"serving {target} on http://{shown.host}:{shown.port} (/docs, /coldstart); Ctrl-C ends it\n"
+    )
+    sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, "-m", "preheat.server"], environ)  # noqa: S606
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from . import manifest as manifests
-from .errors import IntegrityError
+from .errors import IntegrityError, ManifestError
 from .manifest import File, Manifest
 from .phases import Phase, PhaseClock
 from .stores import Store
@@ -111,7 +111,10 @@ def download(store: Store, *, cache_dir: str, verify: str, clock: PhaseClock) ->
         path = store.local(manifests.FILENAME)
         before = identity(path) if os.path.exists(path) else None
         data = store.read(manifests.FILENAME, manifests.MAX_BYTES)
-        manifest = manifests.load(data, lambda version: stamps.vouch_for(_hex(version), path))
+        try:
+            manifest = manifests.load(data, lambda version: stamps.vouch_for(_hex(version), path))
+        except ManifestError as error:
+            raise ManifestError(f"{path}: {error}") from None
         if before is not None and not stamps.vouch_for(_hex(manifest.version), path):
             stamps.add(_hex(manifest.version), path, before)
             stamps.save()  # the files may all be vouched for already: then nothing else would save it

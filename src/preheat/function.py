@@ -71,7 +71,8 @@ class Function:
             if self.service.current is not None:
                 return
             clock = clock or PhaseClock()
-            with clock.phase(Phase.IMPORT):
+            with clock.phase(Phase.IMPORT) as attributes:
+                attributes["of"] = "phases"
                 from .bootstrap import bootstrap
                 from .stores import open_store
             try:

@@ -54,7 +54,8 @@ def main(environ: Mapping[str, str] | None = None) -> int:
     server.start()
     stop = _on_signals()
     try:
-        with clock.phase(phases.Phase.IMPORT, phases.FIRST_LINE_NS):  # ours, and the function's own
+        with clock.phase(phases.Phase.IMPORT, phases.FIRST_LINE_NS) as attributes:
+            attributes["of"] = "server, function"
             function = target(settings.artifact, environ)
         function.service = service
         server.serve(function)
@@ -84,7 +85,9 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(1024)
     except OSError as error:
         listener.close()
-        raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}; choose another PORT") from None
+        raise UsageError(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another PORT or PREHEAT_HOST"
+        ) from None
     return listener
 
 
@@ -174,6 +177,9 @@ def _on_signals() -> threading.Event:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print("error: this takes no arguments; PREHEAT_ARTIFACT names what to serve", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
     status = main()
     sys.stdout.flush()
     sys.stderr.flush()

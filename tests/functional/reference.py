@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
-PYTHON = os.environ.get("PREHEAT_TEST_EXPORT", str(ROOT / ".venv-export" / "bin" / "python"))
+PYTHON = os.environ.get("EXPORT_PYTHON", str(ROOT / ".venv-export" / "bin" / "python"))
 
 
 def in_export_environment(script: str, question: Any) -> Any:

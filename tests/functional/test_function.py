@@ -159,7 +159,9 @@ def test_serve_is_the_same_server(filetype_artifact: Path) -> None:
         timeout=60,
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("error: the artifact /nowhere does not exist")
+    first, second = done.stderr.splitlines()
+    assert first.startswith("serving /nowhere on http://127.0.0.1:0 ")
+    assert second.startswith("error: the artifact /nowhere does not exist")
 
 
 def test_try_prints_answers_and_phases(filetype_artifact: Path, tmp_path: Path) -> None:
@@ -189,3 +191,47 @@ def test_try_says_what_is_wrong(filetype_artifact: Path, tmp_path: Path) -> None
         assert (done.returncode, done.stdout) == (status, "")
         assert said in done.stderr
         assert "Traceback" not in done.stderr
+
+
+DEFECTIVE = """
+import numpy as np
+from preheat import Function, Task
+
+
+class Defective(Task):
+    def prepare(self, request):
+        if request == "other name":
+            return {"byte": np.zeros((1, 2048), dtype=np.int32)}
+        if request == "other type":
+            return {"bytes": np.zeros((1, 2048), dtype=np.int64)}
+        return {"bytes": np.zeros((1, 2048), dtype=np.int32)}
+
+    def finish(self, outputs, inputs):
+        return outputs["target_label"]
+
+
+function = Function(__file__, task=Defective)
+"""
+
+
+@pytest.mark.parametrize(
+    ("request_text", "said"),
+    [
+        ('"other name"', "Defective.prepare must give 'bytes' as INT32; it gave no tensor of that name"),
+        ('"other type"', "Defective.prepare must give 'bytes' as INT32; it gave INT64"),
+        ('"fine"', "Object of type ndarray is not JSON serializable"),
+    ],
+)
+def test_a_defect_of_a_task_is_the_servers_and_try_shows_its_log(
+    tmp_path: Path, filetype_artifact: Path, request_text: str, said: str
+) -> None:
+    (tmp_path / "artifact").symlink_to(filetype_artifact)
+    (tmp_path / "app.py").write_text(DEFECTIVE)
+    (tmp_path / "request.json").write_text(request_text)
+    command = [sys.executable, "-m", "preheat", "try", str(tmp_path / "app.py")]
+    done = subprocess.run([*command, str(tmp_path / "request.json")], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert said in done.stdout + done.stderr
+    unnamed = subprocess.run(command, capture_output=True, text=True)
+    assert unnamed.returncode == 2
+    assert "name a file to send" in unnamed.stderr

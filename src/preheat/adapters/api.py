@@ -76,7 +76,8 @@ def create(function: Function) -> FastAPI:
         if match(request.scope["path"]):  # another method of a hot route
             return await _hot(function.service, request)
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "rejected")
-        headers = {**(error.headers or {}), "x-preheat-outcome": "rejected"}
+        told = {"x-preheat-outcome": "rejected", "x-preheat-instance": function.service.instance}
+        headers = {**(error.headers or {}), **told}
         return JSONResponse({"error": str(error.detail), "code": code}, error.status_code, headers)
 
     return app

@@ -97,7 +97,7 @@ def respond(service: Service, request: HttpRequest) -> HttpResponse | None:
 
         traceback.print_exc(file=sys.stderr)
         return _error(
-            service, 500, "internal", "the server met a defect of its own; its log has it", "failed"
+            service, 500, "internal", "the server or its task met a defect; its log has it", "failed"
         )
 
 
@@ -175,7 +175,7 @@ def _predict(service: Service, request: HttpRequest, _values: dict[str, str]) ->
         kind = _content_type(request, ("application/json", *loaded.task.accepts))
         body = _body(service, request)
         payload = strict_json.loads(body) if kind == "application/json" else body
-        inputs = prepare(loaded.task, payload)
+        inputs = prepare(loaded.task, payload, loaded.engine.manifest.inputs)
         answer = loaded.task.finish(loaded.engine.run(inputs), inputs)
         try:
             return Answer(json.dumps(answer, allow_nan=False).encode())
@@ -276,11 +276,9 @@ def _named(loaded: Loaded, values: dict[str, str]) -> Loaded:
     manifest = loaded.engine.manifest
     if values["model"] != manifest.name:
         raise NotFoundError(f"there is no model {values['model']!r} here; this server has {manifest.name!r}")
-    version = values.get("version")
-    if version is not None and version not in (manifest.version, manifest.version.removeprefix("sha256:")):
-        raise NotFoundError(
-            f"model {manifest.name!r} has no version {version!r}; it is at {manifest.version}"
-        )
+    version, plain = values.get("version"), manifest.version.removeprefix("sha256:")
+    if version is not None and version not in (manifest.version, plain):
+        raise NotFoundError(f"model {manifest.name!r} has no version {version!r}; it is at {plain}")
     return loaded
 
 
@@ -290,7 +288,8 @@ def _content_type(request: HttpRequest, accepted: tuple[str, ...]) -> str:
     for candidate in accepted:
         if kind == candidate or (candidate.endswith("/*") and kind.startswith(candidate[:-1])):
             return kind
-    raise UnsupportedMediaError(f"the content type must be {' or '.join(accepted)}, not {kind!r}")
+    hint = "; curl needs -H 'content-type: …'" if kind == "application/x-www-form-urlencoded" else ""
+    raise UnsupportedMediaError(f"the content type must be {' or '.join(accepted)}, not {kind!r}{hint}")
 
 
 def _body(service: Service, request: HttpRequest) -> bytes:

@@ -156,7 +156,9 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
         if os.path.exists(left):
             os.remove(left)
     if name != "ort" and not (os.path.exists(WEIGHTS) and os.path.getsize(WEIGHTS)):
-        raise LeftOutError(f"the model has no weights of {SMALLEST_EXTERNAL} bytes or more to map")
+        raise LeftOutError(
+            f"the model has no weights of {SMALLEST_EXTERNAL} bytes or more for a file of their own"
+        )
     return {}
 
 
@@ -202,3 +204,12 @@ def _quantize(source: str, target: str) -> None:
         )
     except Exception as error:  # whatever the quantiser meets in a graph it does not understand
         raise LeftOutError(f"it cannot be quantised: {type(error).__name__}: {error}") from error
+    if _operators(source) == _operators(target):
+        raise LeftOutError("nothing in it can be quantised: it has no constant weights of matrix products")
+
+
+def _operators(path: str) -> list[str]:
+    """The operators of a model's main graph, in order."""
+    import onnx
+
+    return [node.op_type for node in onnx.load(path, load_external_data=False).graph.node]

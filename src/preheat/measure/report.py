@@ -13,7 +13,8 @@ from ..waterfall import document, facts, label, milliseconds, svg, table
 
 HEADS = ("", "median", "min", "max")
 LEGEND = (
-    "Drawn: the start whose total is the median. Below: all of them; under each median its 95 % interval, by "
+    "Drawn: the start whose total is nearest the median. Below: all of them; "
+    "under each median its 95 % interval, by "
     "order statistics (below six samples, the extremes)."
 )
 FLOOR = "Floor: interpreter, onnxruntime, the task's library, one session, one inference, a bare socket."
@@ -136,11 +137,11 @@ def _planner(report: Mapping[str, Any]) -> list[str]:
             rows.append([f"{name}\nleft out: {row['left_out']}", "", "", "", "", ""])
             continue
         medians = [row[figure]["median"] for figure in ("session_ms", "first_ms", "steady_ms")]
-        size, memory = row["bytes"] / 2**20, row["rss_mib"]["median"]
-        rows.append([name, *map(milliseconds, medians), f"{size:,.0f}", f"{memory:,.0f}"])
+        size, memory = row["bytes"] / 1e6, row["rss_mib"]["median"]
+        rows.append([name, *map(milliseconds, medians), f"{size:,.1f}", f"{memory:,.0f}"])
     if not rows:
         return []
-    heads = ("", "session", "first run", "steady", "files MiB", "peak MiB")
+    heads = ("", "session", "first run", "steady", "files MB", "peak MiB")
     return ["<h2>Variants, as the planner measured them</h2>", table(heads, rows)]
 
 

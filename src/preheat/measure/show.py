@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..waterfall import label, milliseconds
+from . import spans
 from .run import Progress as Tell
 
 
@@ -38,20 +39,24 @@ def report(found: Mapping[str, Any]) -> None:
             console.print(Text(f"wrong start, round {wrong['round']}: {wrong['problem']}", style="red"))
 
 
-def cold_start(report: Mapping[str, Any], first_ms: float) -> Table:
-    """One cold start by phase. ``first_ms``: process spawned to first answer, on the client's clock."""
-    facts = f"variant {report['variant']}, {report['threads']} threads"
-    table = Table(title=Text("cold start", style="bold"), caption=facts, title_justify="left")
-    for head in ("phase", "at ms", "took ms"):
-        table.add_column(head, justify="left" if head == "phase" else "right")
-    for phase in report["phases"]:
-        table.add_row(
-            label(phase["phase"]), milliseconds(phase["start_ms"]), milliseconds(phase["duration_ms"])
-        )
-    table.add_row("not accounted for", "", milliseconds(report["unaccounted_ms"]))
+def cold_start(report: Mapping[str, Any], begin_ns: int, end_ns: int) -> Table:
+    """One cold start by phase, from the spawn to the first answer: the client's own marks on the clock that
+    its processes share."""
+    bars = spans.bars(report, begin_ns, end_ns)
+    durations = spans.durations_ms(bars, end_ns - begin_ns)
+    caption = f"variant {report['variant']}, {report['threads']} threads; phases may overlap"
+    table = Table(
+        title=Text("cold start", style="bold"), caption=caption, title_justify="left", caption_justify="left"
+    )
+    for head in ("phase", "begins", "takes", ""):
+        table.add_column(head, justify="right" if head in ("begins", "takes") else "left")
+    for name, took in durations.items():
+        own = [bar for bar in bars if bar.phase == name]
+        begins = milliseconds(own[0].begin / 1e6) if own else ""
+        of = ", ".join(bar.attributes["of"] for bar in own if name == "import" and "of" in bar.attributes)
+        table.add_row(label(name), begins, milliseconds(took), of)
     table.add_section()
-    table.add_row("process start to ready", "", milliseconds(report["total_ms"]))
-    table.add_row("spawn to first answer", "", milliseconds(first_ms), style="bold")
+    table.add_row("spawn to first answer", "", milliseconds((end_ns - begin_ns) / 1e6), "", style="bold")
     if report["fallback"]:
         table.add_row(Text(f"fallback: {report['fallback']}", style="yellow"))
     return table
@@ -62,7 +67,7 @@ def _table(found: Mapping[str, Any], row: Mapping[str, Any]) -> Table:
     memory = f", {row['pss_mib']:g} MiB (PSS)" if row["pss_mib"] else ""
     caption = (
         f"{row['samples']} fresh processes, page cache {found['caches']}, {row['threads']} threads{memory}; "
-        "95 % interval of the median by order statistics"
+        "95 % interval of the median by order statistics (below six samples: the extremes)"
     )
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     table.add_column("phase")

@@ -48,7 +48,7 @@ def tryout(location: str, paths: Sequence[str], *, report: str | None, as_json: 
                     client.sendall(request("POST", "/predict", body, {"content-type": kind}))
                     response = read_response(client, deadline=deadline)
                 if not answers:
-                    first_ms = (time.perf_counter_ns() - began) / 1e6
+                    ended = time.perf_counter_ns()
                 answers.append((name, response))
             coldstart = ask_for_phases(port)
         except (OSError, ValueError) as error:
@@ -56,11 +56,17 @@ def tryout(location: str, paths: Sequence[str], *, report: str | None, as_json: 
             raise PreheatError(f"{error}; {last_words(process.returncode, printed)}") from None
         finally:
             stop(process)
+        printed.seek(0)
+        log = "".join(
+            line for line in printed.read().decode(errors="replace").splitlines(True) if line[0] != "{"
+        )
     if report is not None:
         from ..waterfall import page
 
         reports.write(report, page(coldstart))
-    _print(answers, coldstart, first_ms, as_json)
+    _print(answers, coldstart, began, ended, as_json)
+    if any(response.status >= 500 for _, response in answers):
+        sys.stderr.write(f"the server's log:\n{log}")
     if report is not None:
         sys.stderr.write(f"wrote {report}\n")
     return 0 if all(response.status == 200 for _, response in answers) else 1
@@ -81,13 +87,19 @@ def _file(path: str, target: targets.Target) -> tuple[str, bytes]:
 
 
 def _sample(target: targets.Target) -> tuple[str, bytes]:
+    if target.task is not None:
+        raise UsageError("a function with a task of its own has no recorded request; name a file to send")
     if target.manifest.sample is None:
         raise UsageError(f"{target.artifact} has no recorded request; name a file to send")
     return "application/json", json.dumps(target.manifest.sample["request"]).encode()
 
 
 def _print(
-    answers: Sequence[tuple[str, Response]], coldstart: dict[str, Any], first_ms: float, as_json: bool
+    answers: Sequence[tuple[str, Response]],
+    coldstart: dict[str, Any],
+    began: int,
+    ended: int,
+    as_json: bool,
 ) -> None:
     if as_json:
         document = {
@@ -100,7 +112,7 @@ def _print(
                 }
                 for name, response in answers
             ],
-            "first_answer_ms": round(first_ms, 3),
+            "first_answer_ms": round((ended - began) / 1e6, 3),
             "coldstart": coldstart,
         }
         sys.stdout.write(json.dumps(document, indent=1) + "\n")
@@ -115,7 +127,7 @@ def _print(
         text = json.dumps(_body(response), ensure_ascii=False)
         shown = text if len(text) <= 300 else text[:300] + "…"
         console.print(f"{name}  [{start}]  {shown}", markup=False, highlight=False, soft_wrap=True)
-    console.print(cold_start(coldstart, first_ms))
+    console.print(cold_start(coldstart, began, ended))
 
 
 def _body(response: Response) -> Any:

@@ -46,13 +46,13 @@ def embeddings(document: object, engine: Engine, task: Task) -> bytes:
     Raises NotFoundError where the task gives no embeddings, and RequestError for what cannot be answered.
     """
     if not all(callable(getattr(task, name, None)) for name in ("vectors", "token_counts")):
-        raise NotFoundError(f"the model {engine.manifest.name!r} gives no embeddings; see /v2/models")
+        raise NotFoundError(f"the model {engine.manifest.name!r} gives no embeddings")
     embedder: Embedder = task  # type: ignore[assignment]  # its methods were just seen
     request = decode(document, engine.manifest)
     dimension = getattr(task, "dimension", None)
     if dimension is not None:
         _check_dimensions(request, dimension)
-    inputs = prepare(task, {"input": request.input})
+    inputs = prepare(task, {"input": request.input}, engine.manifest.inputs)
     vectors = embedder.vectors(engine.run(inputs), inputs)
     return encode(request, vectors, sum(embedder.token_counts(inputs)), engine.manifest.name)
 

@@ -13,9 +13,13 @@ class LocalStore:
     def __init__(self, root: str) -> None:
         self.root = os.path.abspath(root)
         if not os.path.isdir(self.root):
-            what = "is not a folder" if os.path.exists(self.root) else "does not exist"
+            if os.path.exists(self.root):
+                raise ArtifactError(
+                    f"{self.root} is a file, and an artifact is a folder; "
+                    f"`preheat build {root} -o DIR` makes one"
+                )
             raise ArtifactError(
-                f"the artifact {self.root} {what}; make one with `preheat build SOURCE -o {root}`"
+                f"the artifact {self.root} does not exist; make one with `preheat build SOURCE -o {root}`"
             )
 
     def read(self, path: str, limit: int) -> bytes:

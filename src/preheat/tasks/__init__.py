@@ -17,11 +17,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ArtifactError, InvalidRequestError
-from ..tensors import Tensors
+from ..errors import ArtifactError, EngineError, InvalidRequestError
+from ..tensors import Tensors, datatype_of
 
 if TYPE_CHECKING:
     from ..download import Artifact
+    from ..manifest import TensorSpec
 
 BUILT_IN = {
     "tensors": ("tensors", "RawTensors"),
@@ -58,17 +59,26 @@ class Task:
         raise TypeError(f"{type(self).__name__} must define finish(outputs, inputs)")
 
 
-def prepare(task: Task, request: Any) -> Tensors:
+def prepare(task: Task, request: Any, specs: tuple[TensorSpec, ...]) -> Tensors:
     """``task.prepare``, for a request that nobody has looked at: what does not fit is the client's error.
 
-    A task of the user's own reads a request as it expects it to be. Raises RequestError.
+    A task of the user's own reads a request as it expects it to be. Raises RequestError; EngineError where
+    the task itself gives other tensors than the model takes, which no client can mend.
     """
     try:
-        return task.prepare(request)
+        inputs = task.prepare(request)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise InvalidRequestError(
             f"the request does not fit the task: {type(error).__name__}: {error}"
         ) from error
+    for spec in specs:
+        given = inputs.get(spec.name)
+        if given is None or datatype_of(given).v2 != spec.dtype:
+            what = "no tensor of that name" if given is None else datatype_of(given).v2
+            raise EngineError(
+                f"{type(task).__name__}.prepare must give {spec.name!r} as {spec.dtype}; it gave {what}"
+            )
+    return inputs
 
 
 def built_in(name: str) -> type[Task]:

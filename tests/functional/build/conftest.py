@@ -60,8 +60,8 @@ def build(
 
 @pytest.fixture(scope="session")
 def export_python() -> str:
-    """The interpreter that has torch: PREHEAT_TEST_EXPORT, or what `make test` made."""
-    python = os.environ.get("PREHEAT_TEST_EXPORT") or str(ROOT / ".venv-export" / "bin" / "python")
+    """The interpreter that has torch: EXPORT_PYTHON, or what `make test` made."""
+    python = os.environ.get("EXPORT_PYTHON") or str(ROOT / ".venv-export" / "bin" / "python")
     assert Path(python).exists(), "the export environment is missing; run the tests by `make test`"
     return str(ROOT / python)
 

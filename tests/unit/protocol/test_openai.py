@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from openai.types import CreateEmbeddingResponse
 
 from preheat.errors import InvalidRequestError, NotFoundError, RequestError, UnprocessableError
+from preheat.manifest import TensorSpec
 from preheat.protocol import openai
 from preheat.tensors import Array, Tensors
 
 from ..test_manifest import manifest as any_manifest
 
-MODEL = any_manifest(name="embed")
+MODEL = any_manifest(name="embed", inputs=(TensorSpec("x", "FP32", ("batch",)),))
 VECTORS = np.array([[0.1, -2.5, 3], [1e-30, 1, 0]], dtype=np.float32)
 
 
@@ -41,7 +42,7 @@ class FakeEmbedding:
 
     def prepare(self, request: Any) -> Tensors:
         texts = request["input"] if isinstance(request["input"], list) else [request["input"]]
-        return {"x": np.array([len(text) for text in texts])}
+        return {"x": np.array([len(text) for text in texts], dtype=np.float32)}
 
     def vectors(self, outputs: Tensors, inputs: Tensors) -> Array:
         return np.stack([outputs["x"], outputs["x"] ** 2], axis=1).astype(np.float32)
