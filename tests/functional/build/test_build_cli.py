@@ -227,6 +227,16 @@ def test_int8_is_refused_when_it_drifts(linear_model: Path, tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
 
 
+def test_int8_of_a_model_with_nothing_to_quantise_is_refused(silero_model: Path, tmp_path: Path) -> None:
+    ran = preheat(
+        *("build", silero_model, "-o", tmp_path / "out", "--quantize", "int8", "--only", "ort"),
+        *("--tolerance", "0.5"),
+    )
+    assert ran.status == 1
+    assert "the variant int8 cannot be made: nothing in it can be quantised" in ran.error
+    assert not (tmp_path / "out").exists()
+
+
 def test_int8_is_built_within_its_tolerance(linear_model: Path, tmp_path: Path) -> None:
     options = ["--quantize", "int8", "--tolerance", "0.1", "--only", "mapped", "--rounds", "1"]
     document = build(linear_model, tmp_path / "out", *options)
