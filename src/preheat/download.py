@@ -12,7 +12,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from . import manifest as manifests
@@ -129,20 +129,25 @@ def _hex(version: str) -> str:
 
 def check_layout(store: Store, manifest: Manifest) -> None:
     """Every listed file is there, plain and of its size, and nothing else is. Raises IntegrityError."""
+    for path, problem in layout_problems(store, manifest):
+        raise IntegrityError(f"{store.local(path)} {problem}")
+
+
+def layout_problems(store: Store, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Each path that is not as the manifest lists it, and what is wrong with it, in words."""
     listed = {file.path: file for file in manifest.files}
     for entry in store.entries():
         if entry.path == manifests.FILENAME:
             continue
         file = listed.pop(entry.path, None)
-        where = store.local(entry.path)
         if file is None:
-            raise IntegrityError(f"{where} is not in the manifest; an artifact holds what was built, no more")
-        if not entry.regular:
-            raise IntegrityError(f"{where} is a link or a special file; an artifact holds plain files")
-        if entry.size != file.size:
-            raise IntegrityError(f"{where} has {entry.size} bytes, the manifest says {file.size}")
+            yield entry.path, "is not in the manifest; an artifact holds what was built, no more"
+        elif not entry.regular:
+            yield entry.path, "is a link or a special file; an artifact holds plain files"
+        elif entry.size != file.size:
+            yield entry.path, f"has {entry.size} bytes, the manifest says {file.size}"
     for path in listed:
-        raise IntegrityError(f"{store.local(path)} is missing; the manifest lists it")
+        yield path, "is missing; the manifest lists it"
 
 
 class Stamps:

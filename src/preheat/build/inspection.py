@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from .. import fingerprint
 from .. import manifest as manifests
 from ..choice import rank
-from ..download import sha256_of
+from ..download import layout_problems, sha256_of
 from ..manifest import OBJECTIVES, Manifest
 from ..stores.local import LocalStore
 
@@ -62,19 +62,9 @@ def inspect(path: str, *, hashed: bool = True) -> Inspection:
 
 def _problems(store: LocalStore, manifest: Manifest, hashed: bool) -> list[str]:
     """Every file that is missing, extra, special, of another size or changed."""
-    listed = {file.path: file for file in manifest.files}
-    problems = []
-    for entry in sorted(store.entries()):
-        if entry.path == manifests.FILENAME:
-            continue
-        file = listed.pop(entry.path, None)
-        if file is None:
-            problems.append(f"{entry.path} is not in the manifest")
-        elif not entry.regular:
-            problems.append(f"{entry.path} is a link or a special file")
-        elif entry.size != file.size:
-            problems.append(f"{entry.path} has {entry.size} bytes, the manifest says {file.size}")
-        elif hashed and sha256_of(store.local(entry.path)) != file.sha256:
-            problems.append(f"{entry.path} was changed: its sha256 is not the manifest's")
-    problems += [f"{path} is missing" for path in listed]
-    return problems
+    wrong = dict(layout_problems(store, manifest))
+    if hashed:
+        for file in manifest.files:
+            if file.path not in wrong and sha256_of(store.local(file.path)) != file.sha256:
+                wrong[file.path] = "was changed: its sha256 is not the manifest's"
+    return [f"{path} {problem}" for path, problem in sorted(wrong.items())]

@@ -65,13 +65,7 @@ def cold_start(contender: Contender) -> Start:
     response = coldstart = pss = problem = None
     with tempfile.TemporaryFile() as printed:
         begin = connected = end = time.perf_counter_ns()
-        process = subprocess.Popen(
-            [str(port) if part == PORT else part for part in contender.command],
-            env={**contender.environ, "PORT": str(port)},
-            stdin=subprocess.DEVNULL,
-            stdout=printed,
-            stderr=subprocess.STDOUT,
-        )
+        process = spawn(contender, port, printed)
         try:
             deadline = time.monotonic() + START_S
             with connect(port, deadline=deadline, alive=lambda: process.poll() is None) as client:
@@ -96,6 +90,17 @@ def cold_start(contender: Contender) -> Start:
         if problem is not None:
             problem = f"{problem}; {last_words(process.returncode, printed)}"
     return Start(begin, connected, end, response, coldstart, pss, problem)
+
+
+def spawn(contender: Contender, port: int, printed: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start a contender on a port; what it prints goes to a file."""
+    return subprocess.Popen(
+        [str(port) if part == PORT else part for part in contender.command],
+        env={**contender.environ, "PORT": str(port)},
+        stdin=subprocess.DEVNULL,
+        stdout=printed,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

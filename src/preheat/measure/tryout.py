@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -15,7 +14,7 @@ from ..errors import PreheatError, UsageError
 from . import report as reports
 from . import target as targets
 from .client import Response, connect, free_port, read_response, request
-from .start import START_S, ask_for_phases, last_words, stop
+from .start import START_S, ask_for_phases, last_words, spawn, stop
 
 RAW = "application/octet-stream"
 
@@ -34,13 +33,7 @@ def tryout(location: str, paths: Sequence[str], *, report: str | None, as_json: 
     began = time.perf_counter_ns()
     answers: list[tuple[str, Response]] = []
     with tempfile.TemporaryFile() as printed:
-        process = subprocess.Popen(
-            contender.command,
-            env={**contender.environ, "PORT": str(port)},
-            stdin=subprocess.DEVNULL,
-            stdout=printed,
-            stderr=subprocess.STDOUT,
-        )
+        process = spawn(contender, port, printed)
         try:
             deadline = time.monotonic() + START_S
             for name, (kind, body) in asked:
