@@ -11,7 +11,7 @@ from .errors import EngineError
 from .manifest import PORTABLE
 from .phases import ColdStartReport, Phase, PhaseClock
 from .settings import Settings
-from .stores import Store
+from .stores import Reference, Store
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -33,7 +33,7 @@ class Loaded(NamedTuple):
 
 
 def bootstrap(
-    store: Store,
+    place: Store | Reference,
     settings: Settings,
     *,
     cache_dir: str,
@@ -46,7 +46,7 @@ def bootstrap(
 
     Raises ArtifactError or EngineError; the message names the file or variant and the cause.
     """
-    artifact = download(store, cache_dir=cache_dir, verify=settings.verify, clock=clock)
+    artifact = _open(place, settings, cache_dir, clock)
     machine = fingerprint.machine()
     artifact.verify_ahead(_likely_files(artifact, machine, settings))
 
@@ -90,7 +90,7 @@ def bootstrap(
             "provider": engine.variant.requires.provider,
             "threads": threads,
             "fallback": fallback,
-            "cache": "local",
+            "cache": artifact.cached,
             "host": machine._asdict(),
         },
     )
@@ -102,6 +102,14 @@ def bootstrap(
         max_bytes=settings.max_bytes or artifact.manifest.limits.bytes,
         fallback=fallback,
     )
+
+
+def _open(place: Store | Reference, settings: Settings, cache_dir: str, clock: PhaseClock) -> Artifact:
+    if isinstance(place, Reference):
+        from .remote import open_remote  # a folder needs nothing of it
+
+        return open_remote(place, settings, cache_dir=cache_dir, clock=clock)
+    return download(place, cache_dir=cache_dir, verify=settings.verify, clock=clock)
 
 
 def _import(libraries: tuple[str, ...]) -> None:

@@ -137,7 +137,7 @@ def settings(as_json: Json = False) -> None:
 
 @app.command()
 def serve(
-    target: Annotated[str, typer.Argument(help="An artifact folder, or a function's app.py.")],
+    target: Annotated[str, typer.Argument(help="An artifact folder, a store URL, or a function's app.py.")],
     port: Annotated[int | None, typer.Option(help="Default: PORT, else 8080.")] = None,
     host: Annotated[str | None, typer.Option(help="Default: PREHEAT_HOST, else every address.")] = None,
 ) -> None:
@@ -215,6 +215,88 @@ def report(
     from .measure.commands import report as write_report
 
     write_report(runs, out)
+
+
+Location = Annotated[
+    str, typer.Argument(metavar="STORE/NAME@WHICH", help="An alias, a version's first digits, or sha256:….")
+]
+Artifact = Annotated[
+    str, typer.Argument(metavar="STORE/NAME", help="s3://bucket/prefix/name, or gs://, az://, file://.")
+]
+Alias = Annotated[str, typer.Option(metavar="ALIAS", help="The alias to change.")]
+
+
+@app.command()
+def publish(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="The artifact's folder.")],
+    location: Artifact,
+    alias: Annotated[
+        str | None, typer.Option(metavar="ALIAS", help="Let this alias name it, once all of it is there.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Upload what the store lacks of an artifact; run it again after a failure, nothing is sent twice."""
+    from .publish import commands
+
+    commands.publish(folder, location, alias=alias, as_json=as_json)
+
+
+@app.command()
+def pull(
+    location: Location,
+    out: Annotated[str, typer.Argument(metavar="DIR", help="The folder to write.")],
+    as_json: Json = False,
+) -> None:
+    """Fetch a published artifact into a folder, verified, whole or not at all."""
+    from .publish import commands
+
+    commands.pull(location, out, as_json=as_json)
+
+
+@app.command()
+def ls(
+    location: Annotated[str, typer.Argument(metavar="STORE[/NAME]", help="A store, or one artifact in it.")],
+    as_json: Json = False,
+) -> None:
+    """List what a store holds: artifacts, versions, aliases."""
+    from .publish import commands
+
+    commands.ls(location, as_json=as_json)
+
+
+@app.command()
+def promote(location: Location, alias: Alias, as_json: Json = False) -> None:
+    """Let an alias name a published version."""
+    from .publish import commands
+
+    commands.promote(location, alias, as_json=as_json)
+
+
+@app.command()
+def rollback(location: Artifact, alias: Alias, as_json: Json = False) -> None:
+    """Let an alias name the version that it named before."""
+    from .publish import commands
+
+    commands.rollback(location, alias, as_json=as_json)
+
+
+@app.command()
+def gc(
+    location: Annotated[str, typer.Argument(metavar="STORE", help="s3://bucket/prefix, above the names.")],
+    keep: Annotated[
+        int | None,
+        typer.Option(min=1, help="Keep the newest N versions of each artifact, and what an alias names."),
+    ] = None,
+    grace_hours: Annotated[
+        float, typer.Option(min=0, help="Leave what is younger: it may be part of a publish under way.")
+    ] = 24.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; remove nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove files that no version names, and with --keep old versions that no alias names."""
+    from .publish import commands
+
+    commands.gc(location, keep=keep, grace_hours=grace_hours, dry_run=dry_run, as_json=as_json)
 
 
 def _limits(texts: list[str]) -> dict[str, int | bool]:

@@ -29,6 +29,9 @@ FRESH_NS = 100_000_000
 class Artifact:
     """An artifact whose layout has been checked. ``require`` gates the use of a file's content."""
 
+    cached = "local"
+    """Where the files came from: ``local``; for a store ``hit`` or ``miss`` of the cache."""
+
     def __init__(self, store: Store, manifest: Manifest, stamps: Stamps, clock: PhaseClock) -> None:
         self.store = store
         self.manifest = manifest

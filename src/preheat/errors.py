@@ -10,7 +10,10 @@
     │   └── DriftError                a variant's answers drift past the tolerance
     ├── ArtifactError                 the artifact cannot be opened
     │   ├── ManifestError             manifest.json is malformed, or of another schema
-    │   └── IntegrityError            a file is missing, changed, extra or oversized
+    │   ├── IntegrityError            a file is missing, changed, extra or oversized
+    │   ├── StoreError                the object store or the cache cannot be read or written
+    │   │   └── ConflictError         an alias changed while it was being changed
+    │   └── TrustError                a signature is missing, wrong, or of an epoch that has passed
     ├── EngineError                   no session could be opened or run
     │   └── GoldenError               the session gives other answers than the manifest's
     ├── RequestError                  the client sent something that cannot be answered
@@ -70,6 +73,18 @@ class ManifestError(ArtifactError):
 
 class IntegrityError(ArtifactError):
     code = "integrity"
+
+
+class StoreError(ArtifactError):
+    code = "store"
+
+
+class ConflictError(StoreError):
+    code = "conflict"
+
+
+class TrustError(ArtifactError):
+    code = "untrusted"
 
 
 class EngineError(PreheatError):

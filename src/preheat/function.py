@@ -63,7 +63,9 @@ class Function:
             return named
         if self.home:
             return os.path.join(self.home, "artifact")
-        raise UsageError("no artifact was named: set PREHEAT_ARTIFACT to an artifact folder or an app.py")
+        raise UsageError(
+            "no artifact was named: set PREHEAT_ARTIFACT to an artifact folder, an app.py or a store's URL"
+        )
 
     def start(self, clock: PhaseClock | None = None) -> None:
         """Bootstrap once; later calls return at once. Raises what ``bootstrap`` raises, every time."""

@@ -18,12 +18,20 @@ PREFIX = "PREHEAT_"
 @dataclass(frozen=True)
 class Settings:
     artifact: str = ""
-    """The artifact folder, or a function's ``app.py``."""
+    """The artifact folder, a function's ``app.py``, or a place in a store: ``s3://bucket/prefix/name@``
+    and an alias, a version or ``sha256:`` with the whole version."""
     cache: str = ""
-    """Folder for what may be thrown away: verification stamps. Default: the user's cache folder."""
+    """Folder for what may be thrown away: verification stamps, and files fetched from a store. Default: the
+    user's cache folder."""
+    cache_bytes: int = 10 * 1024**3
+    """What fetched files may take in the cache, in bytes; the least recently used go first, never those in
+    use."""
     verify: str = "fetch"
     """``fetch``: hash a file once, then trust it while its inode, size and times stand; ``always``: hash
     the chosen variant's files at every start."""
+    fetch_timeout: float = 120.0
+    """Seconds after which fetching from a store, retries and waiting for another process included, is given
+    up."""
     variant: str = ""
     """Force one variant by name. Default: the best whose requirements hold on this machine."""
     objective: str = ""
@@ -65,7 +73,15 @@ class Settings:
     def _check(self) -> None:
         _one_of("PREHEAT_VERIFY", self.verify, ("fetch", "always"))
         _one_of("PREHEAT_OBJECTIVE", self.objective, ("", "cold", "balanced", "warm"))
-        for name in ("threads", "concurrency", "queue", "timeout", "max_bytes"):
+        for name in (
+            "threads",
+            "concurrency",
+            "queue",
+            "timeout",
+            "max_bytes",
+            "cache_bytes",
+            "fetch_timeout",
+        ):
             if getattr(self, name) < 0:
                 raise SettingsError(f"{PREFIX}{name.upper()} must not be negative")
         if not 0 <= self.port <= 65535:

@@ -21,13 +21,14 @@ LAYERS = (
     {"errors"},
     {"settings", "phases"},
     {"manifest", "tensors", "fingerprint", "stores", "choice"},
-    {"protocol", "tasks", "engine", "download", "compile", "warmup", "waterfall"},
+    {"protocol", "tasks", "engine", "download", "cache", "compile", "warmup", "waterfall"},
+    {"fetch", "remote"},
     {"bootstrap", "service"},
     {"adapters", "function"},
-    {"server", "measure", "build"},
+    {"server", "measure", "build", "publish"},
     {"cli", "__main__"},
 )
-OFFLINE = {"build", "measure", "cli", "__main__"}
+OFFLINE = {"build", "measure", "publish", "cli", "__main__"}
 FORBIDDEN_ON_THE_COLD_PATH = {
     *("fastapi", "starlette", "pydantic", "uvicorn", "anyio", "asyncio", "boto3", "botocore"),
     *("aws_lambda_powertools", "torch", "transformers", "optimum", "onnx", "rich", "typer", "click"),

@@ -48,11 +48,11 @@ def main(location: str) -> Imported:
     )
     from .. import manifest as manifests
     from ..function import target
-    from ..stores import open_store
+    from ..stores import open_folder
     from ..tasks import built_in
 
     function = target(location, os.environ)
-    store = open_store(function.location)
+    store = open_folder(function.location)
     manifest = manifests.load(store.read(manifests.FILENAME, manifests.MAX_BYTES))
     task = function.task or built_in(manifest.task)
     import onnxruntime  # noqa: F401

@@ -14,7 +14,7 @@ from ..errors import ArtifactError, UsageError
 from ..function import target as function_of
 from ..manifest import Manifest, Variant
 from ..settings import Settings
-from ..stores import open_store
+from ..stores import open_folder
 from . import answers
 from .client import HOST, Response, request
 from .start import Contender
@@ -56,11 +56,13 @@ class Target(NamedTuple):
 
 def find(location: str, environ: Mapping[str, str]) -> Target:
     """Read a TARGET's manifest. Raises UsageError, ArtifactError or ManifestError."""
+    if "://" in location:
+        raise UsageError(f"{location} lies in a store: `preheat pull` it into a folder, and measure that")
     location = os.path.abspath(location)
     environ = {**environ, "PREHEAT_ARTIFACT": location}
     Settings.from_environ(environ)
     function = function_of(location, environ)
-    store = open_store(function.location)
+    store = open_folder(function.location)
     manifest = manifests.load(store.read(manifests.FILENAME, manifests.MAX_BYTES))
     if not manifest.golden:
         raise ArtifactError(

@@ -1,11 +1,14 @@
-"""Where artifacts lie. A store is three methods; the download phase does the rest."""
+"""Where artifacts lie: a folder of this host, or a reference into an object store.
+
+A folder is a Store, three methods; the download phase does the rest. What a reference names is fetched into
+the cache first (preheat.remote), where it is a folder too.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
-
-from ..errors import ArtifactError
 
 
 class Entry(NamedTuple):
@@ -34,11 +37,34 @@ class Store(Protocol):
         ...
 
 
-def open_store(location: str) -> Store:
-    """The store that a location names: a folder, or ``file://`` and a folder."""
+class Reference(NamedTuple):
+    """An artifact in an object store: ``root/name@selector``."""
+
+    root: str
+    """The store's URL, which several artifacts share: ``s3://bucket/prefix``."""
+    name: str
+    selector: str
+    """An alias, the first digits of a version, ``sha256:`` and all of them; empty for none."""
+
+    def __str__(self) -> str:
+        return f"{self.root}/{self.name}" + (f"@{self.selector}" if self.selector else "")
+
+
+def open_store(location: str) -> Store | Reference:
+    """What a location names: a folder, ``file://`` and a folder, or a reference into an object store.
+
+    Raises ArtifactError for a folder that is not there, UsageError for a reference that is malformed.
+    """
     scheme, separator, rest = location.partition("://")
-    if separator and scheme != "file":
-        raise ArtifactError(f"{location}: {scheme}:// is not a store that this version reads; give a folder")
+    if separator and not (scheme == "file" and ("@" not in rest.rpartition("/")[2] or os.path.isdir(rest))):
+        from .reference import parse
+
+        return parse(location)
+    return open_folder(rest if separator else location)
+
+
+def open_folder(path: str) -> Store:
+    """The store that a folder is. Raises ArtifactError where there is none."""
     from .local import LocalStore
 
-    return LocalStore(rest if separator else location)
+    return LocalStore(path)

@@ -1,0 +1,159 @@
+"""What an alias names: set, promoted, rolled back; each change conditional on what was read before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ..errors import ConflictError, StoreError, UsageError
+from ..stores.layout import (
+    HISTORY,
+    Alias,
+    alias_key,
+    dump_alias,
+    read_alias,
+    read_version,
+    resolve,
+    signed_key,
+)
+from ..stores.object import Bucket, Deadline, MissingError
+from ..stores.reference import is_alias, parse
+
+Sign = Callable[[dict[str, Any]], dict[str, Any]]
+"""A statement (name, version, alias, epoch) -> its DSSE envelope."""
+
+
+class Expected(NamedTuple):
+    """An alias as it was before a change."""
+
+    alias: Alias | None
+    """None where it did not exist."""
+    tag: str
+
+
+class Change(NamedTuple):
+    alias: str
+    version: str
+    epoch: int
+    before: str | None
+    """The version that it named before; None where it is new."""
+    changed: bool
+    """False where it named this version already."""
+    safe: bool
+    """False where the store ignores conditions: a change at the same moment could have been lost."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return self._asdict()
+
+
+def expected(bucket: Bucket, name: str, alias: str) -> Expected:
+    """An alias as it stands. Raises UsageError for what cannot be an alias."""
+    if not is_alias(alias):
+        raise UsageError(
+            f"{alias!r} cannot be an alias: letters, digits, '.', '_' or '-', and not only hexadecimal digits"
+        )
+    try:
+        value, document = read_alias(bucket, name, alias)
+    except MissingError as error:
+        if error.code == "no_bucket":
+            raise
+        return Expected(None, "")
+    return Expected(value, document.tag)
+
+
+def set_alias(
+    bucket: Bucket,
+    name: str,
+    alias: str,
+    version: str,
+    before: Expected,
+    *,
+    history: tuple[str, ...] | None = None,
+    sign: Sign | None = None,
+) -> Change:
+    """Let an alias name a version. Raises ConflictError where it is no longer as it was ``before``."""
+    old = before.alias
+    if old is not None and old.version == version and (sign is None or old.envelope is not None):
+        return Change(alias, version, old.epoch, old.version, False, True)
+    if history is None:
+        history = () if old is None else old.history
+        if old is not None and old.version != version:
+            history = (*history, old.version)[-HISTORY:]
+    epoch = 1 if old is None else old.epoch + 1
+    envelope = sign(statement(name, version, alias, epoch)) if sign else None
+    data = dump_alias(name, alias, Alias(version, epoch, history, envelope))
+    key = alias_key(name, alias)
+    safe = bucket.conditional(f"artifacts/{name}/conditional-writes")
+    try:
+        if old is None:
+            if not bucket.create(key, data):
+                raise ConflictError(f"{bucket.where(key)} was made meanwhile")
+        else:
+            bucket.replace(key, data, before.tag)
+    except ConflictError as error:
+        now, document = read_alias(bucket, name, alias)
+        if document.data != data:  # else it was ours: the answer to the first try was lost
+            raise ConflictError(
+                f"{name}@{alias} was changed by another publisher: it names {now.version[:12]} (epoch "
+                f"{now.epoch}) now; look, and run this again"
+            ) from error
+    return Change(alias, version, epoch, old.version if old else None, True, safe)
+
+
+def statement(name: str, version: str, alias: str, epoch: int) -> dict[str, Any]:
+    """What a signature covers. ``alias`` is empty, ``epoch`` 0 for a version that is named by its digits."""
+    return {"name": name, "version": f"sha256:{version}", "alias": alias, "epoch": epoch}
+
+
+def sign_version(bucket: Bucket, name: str, version: str, sign: Sign) -> None:
+    """Leave a signature over a version, for those who name it by its digits."""
+    import json
+
+    envelope = sign(statement(name, version, "", 0))
+    bucket.write(signed_key(name, version), (json.dumps(envelope, indent=1) + "\n").encode())
+
+
+def promote(location: str, alias: str, *, timeout_s: float, sign: Sign | None = None) -> Change:
+    """Let an alias name a published version, given by its digits or by another alias.
+
+    Raises StoreError where a file of that version is not in the store; the alias stays as it is.
+    """
+    from .upload import missing
+
+    reference = parse(location)
+    bucket = Bucket(reference.root, Deadline(timeout_s))
+    before = expected(bucket, reference.name, alias)
+    version = resolve(bucket, reference).version
+    manifest, _ = read_version(bucket, reference.name, version)
+    lost = missing(bucket, list({file.sha256: file for file in manifest.files}.values()))
+    if lost:
+        raise StoreError(
+            f"{reference} is not whole: {lost[0].path} is not in the store; publish it again", code="broken"
+        )
+    if sign is not None:
+        sign_version(bucket, reference.name, version, sign)
+    return set_alias(bucket, reference.name, alias, version, before, sign=sign)
+
+
+def rollback(location: str, alias: str, *, timeout_s: float, sign: Sign | None = None) -> Change:
+    """Let an alias name what it named before. Raises StoreError where there is no such version."""
+    from .upload import missing
+
+    reference = parse(location, selected=False)
+    if reference.selector:
+        raise UsageError(f"{location}: a rollback takes no version; name one with `preheat promote`")
+    bucket = Bucket(reference.root, Deadline(timeout_s))
+    before = expected(bucket, reference.name, alias)
+    if before.alias is None:
+        resolve(bucket, reference._replace(selector=alias))  # says what there is instead
+        raise StoreError(f"{reference}@{alias} does not exist", code="not_found")
+    if not before.alias.history:
+        raise StoreError(
+            f"{reference}@{alias} has named no version but {before.alias.version[:12]}", code="no_history"
+        )
+    *history, version = before.alias.history
+    manifest, _ = read_version(bucket, reference.name, version)
+    lost = missing(bucket, list({file.sha256: file for file in manifest.files}.values()))
+    if lost:
+        raise StoreError(f"{version[:12]} is not whole: {lost[0].path} is not in the store", code="broken")
+    return set_alias(bucket, reference.name, alias, version, before, history=tuple(history), sign=sign)

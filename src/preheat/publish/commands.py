@@ -1,0 +1,116 @@
+"""`preheat publish`, `pull`, `ls`, `promote`, `rollback` and `gc`, as the command line calls them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..settings import Settings
+from .progress import shown
+
+if TYPE_CHECKING:
+    from .aliases import Change
+
+
+def publish(folder: str, location: str, *, alias: str | None, as_json: bool) -> None:
+    from .upload import publish as upload
+
+    with shown() as progress:
+        done = upload(folder, location, alias=alias, timeout_s=_settings().fetch_timeout, progress=progress)
+    lines = [
+        f"{'published' if done.new else 'already published'} {done.reference}",
+        f"version   {done.version}",
+        f"sent      {done.uploaded} files, {done.uploaded_bytes / 1e6:.1f} MB; the store had {done.shared} "
+        f"({done.shared_bytes / 1e6:.1f} MB)",
+    ]
+    if done.alias is not None:
+        lines.append(_change(done.alias))
+        _warn(done.alias)
+    _print(as_json, done.to_dict, lines)
+
+
+def pull(location: str, out: str, *, as_json: bool) -> None:
+    from .pull import pull as fetch
+
+    with shown() as progress:
+        done = fetch(location, out, _settings(), progress=progress)
+    _print(
+        as_json,
+        done.to_dict,
+        [f"pulled {done.reference}: {done.files} files, {done.bytes / 1e6:.1f} MB, in {done.folder}"],
+    )
+
+
+def ls(location: str, *, as_json: bool) -> None:
+    from .listing import listing, print_listing
+
+    found = listing(location, timeout_s=_settings().fetch_timeout)
+    if as_json:
+        _print(True, lambda: found, [])
+        return
+    from rich.console import Console
+
+    print_listing(Console(), found)
+
+
+def promote(location: str, alias: str, *, as_json: bool) -> None:
+    from .aliases import promote as change_alias
+
+    done = change_alias(location, alias, timeout_s=_settings().fetch_timeout)
+    _warn(done)
+    _print(as_json, done.to_dict, [_change(done)])
+
+
+def rollback(location: str, alias: str, *, as_json: bool) -> None:
+    from .aliases import rollback as change_alias
+
+    done = change_alias(location, alias, timeout_s=_settings().fetch_timeout)
+    _warn(done)
+    _print(as_json, done.to_dict, [_change(done)])
+
+
+def gc(location: str, *, keep: int | None, grace_hours: float, dry_run: bool, as_json: bool) -> None:
+    from .collect import collect
+
+    done = collect(
+        location,
+        keep=keep,
+        grace_s=grace_hours * 3600,
+        dry_run=dry_run,
+        timeout_s=_settings().fetch_timeout,
+    )
+    verb = "would remove" if dry_run else "removed"
+    lines = [f"{verb} {name}" for name in done.versions]
+    lines.append(
+        f"{verb} {len(done.blobs)} files, {done.bytes / 1e6:.1f} MB; {done.kept_blobs} are in use"
+        + (f", {done.young} are too young to go" if done.young else "")
+    )
+    _print(as_json, done.to_dict, lines)
+
+
+def _settings() -> Settings:
+    return Settings.from_environ(os.environ)
+
+
+def _change(change: Change) -> str:
+    was = f", was {change.before[:12]}" if change.before and change.changed else ""
+    verb = "names" if change.changed else "named already"
+    return f"{change.alias} {verb} {change.version[:12]} (epoch {change.epoch}{was})"
+
+
+def _warn(change: Change) -> None:
+    if not change.safe:
+        sys.stderr.write(
+            "warning: this store ignores conditions on writes; another publisher's change of the alias at "
+            "the same moment could be lost\n"
+        )
+
+
+def _print(as_json: bool, document: Callable[[], dict[str, Any]], lines: list[str]) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(document(), indent=1) + "\n")
+    else:
+        sys.stdout.write("".join(f"{line}\n" for line in lines))

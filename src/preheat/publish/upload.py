@@ -1,0 +1,201 @@
+"""Publish: files, then the version, then the alias, so that an alias never names half of an artifact."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from .. import manifest as manifests
+from ..download import check_layout
+from ..errors import IntegrityError, StoreError, UsageError
+from ..manifest import File, Manifest
+from ..stores.layout import blob_key, check_manifest, version_key
+from ..stores.local import LocalStore
+from ..stores.object import UPLOAD_PART, Bucket
+from ..stores.reference import parse
+from .aliases import Change, Expected, Sign, expected, set_alias, sign_version
+from .progress import Progress
+
+WORKERS = 4
+
+
+class Published(NamedTuple):
+    reference: str
+    version: str
+    """64 hexadecimal digits."""
+    new: bool
+    """False where the store had this version already."""
+    uploaded: int
+    """Blobs that were sent."""
+    uploaded_bytes: int
+    shared: int
+    """Blobs that lay there already."""
+    shared_bytes: int
+    alias: Change | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self._asdict(), "alias": self.alias and self.alias.to_dict()}
+
+
+def publish(
+    folder: str,
+    location: str,
+    *,
+    alias: str | None,
+    timeout_s: float,
+    sign: Sign | None = None,
+    progress: Progress | None = None,
+) -> Published:
+    """Upload what the store lacks of an artifact, and name it.
+
+    ``location``: ``s3://bucket/prefix/name``, where ``name`` is the artifact's. It may be run again after
+    any failure: what arrived is not sent twice. Raises UsageError, ArtifactError, ConflictError.
+    """
+    from ..stores.object import Deadline
+
+    progress = progress or Progress()
+    reference = parse(location, selected=False)
+    if reference.selector:
+        raise UsageError(f"{location}: give the version no name here; --alias {reference.selector} names it")
+    store = LocalStore(folder)
+    data = store.read(manifests.FILENAME, manifests.MAX_BYTES)
+    manifest = manifests.load(data)
+    if manifest.name != reference.name:
+        raise UsageError(
+            f"the artifact is named {manifest.name!r}: publish it to {reference.root}/{manifest.name}"
+        )
+    check_layout(store, manifest)
+    version = manifest.version.removeprefix("sha256:")
+    blobs = list({file.sha256: file for file in manifest.files}.values())
+    _check_content(store, blobs, progress)
+    bucket = Bucket(reference.root, Deadline(timeout_s), make=True)
+    before = expected(bucket, reference.name, alias) if alias else None
+    sent = _send(bucket, store, blobs, progress)
+    new = _write_version(bucket, manifest, version, data)
+    # Between the look and now a collector may have taken what no version named yet.
+    sent += _send(bucket, store, blobs, Progress())
+    if sign is not None:
+        sign_version(bucket, reference.name, version, sign)
+    change = _name(bucket, manifest, version, alias, before, sign)
+    uploaded = {file.sha256: file.size for file in sent}
+    total = sum(file.size for file in blobs)
+    return Published(
+        f"{reference.root}/{reference.name}@{alias or version[:12]}",
+        version,
+        new,
+        len(uploaded),
+        sum(uploaded.values()),
+        len(blobs) - len(uploaded),
+        total - sum(uploaded.values()),
+        change,
+    )
+
+
+def _name(
+    bucket: Bucket,
+    manifest: Manifest,
+    version: str,
+    alias: str | None,
+    before: Expected | None,
+    sign: Sign | None,
+) -> Change | None:
+    if alias is None or before is None:
+        return None
+    return set_alias(bucket, manifest.name, alias, version, before, sign=sign)
+
+
+def _check_content(store: LocalStore, files: list[File], progress: Progress) -> None:
+    """Every file is what the manifest says, before any of it is sent."""
+    progress.begin("checking", sum(file.size for file in files))
+    for file in files:
+        digest = hashlib.sha256()
+        for chunk in _chunks(store.local(file.path), progress.advance):
+            digest.update(chunk)
+        if digest.hexdigest() != file.sha256:
+            raise IntegrityError(
+                f"{store.local(file.path)} was changed after the build: its sha256 is "
+                f"{digest.hexdigest()[:12]}…, the manifest says {file.sha256[:12]}…"
+            )
+
+
+def missing(bucket: Bucket, files: list[File]) -> list[File]:
+    """Those whose blob the store lacks, or has with another size."""
+    with ThreadPoolExecutor(WORKERS * 2) as pool:
+        sizes = list(pool.map(lambda file: bucket.size(blob_key(file.sha256)), files))
+    return [file for file, size in zip(files, sizes, strict=True) if size != file.size]
+
+
+def _send(bucket: Bucket, store: LocalStore, files: list[File], progress: Progress) -> list[File]:
+    lacking = missing(bucket, files)
+    if not lacking:
+        return []
+    progress.begin("uploading", sum(file.size for file in lacking))
+    given_up = threading.Event()
+
+    def send(file: File) -> None:
+        try:
+            _upload(bucket, store.local(file.path), file, given_up, progress.advance)
+        except BaseException:
+            given_up.set()  # the others stop at their next piece
+            raise
+
+    pool = ThreadPoolExecutor(WORKERS)
+    try:
+        jobs = [pool.submit(send, file) for file in sorted(lacking, key=lambda file: -file.size)]
+        for job in jobs:
+            job.result()
+    finally:
+        given_up.set()
+        pool.shutdown(cancel_futures=True)
+    lost = missing(bucket, lacking)
+    if lost:
+        raise StoreError(
+            f"{bucket.where(blob_key(lost[0].sha256))} does not have {lost[0].size} bytes after the upload "
+            f"of {lost[0].path}; publish again"
+        )
+    return lacking
+
+
+def _upload(
+    bucket: Bucket, path: str, file: File, given_up: threading.Event, advance: Callable[[int], None]
+) -> None:
+    def pieces() -> Iterator[bytes]:
+        digest, ahead = hashlib.sha256(), b""
+        for piece in _chunks(path, advance):
+            if given_up.is_set():
+                raise StoreError("the upload was given up", code="given_up")
+            digest.update(piece)
+            if ahead:
+                yield ahead
+            ahead = piece
+        # Held back until all of it was hashed: an upload that ends early leaves no object.
+        if digest.hexdigest() != file.sha256:
+            raise IntegrityError(f"{path} changed while it was uploaded")
+        yield ahead
+
+    bucket.upload(blob_key(file.sha256), pieces)
+
+
+def _chunks(path: str, advance: Callable[[int], None]) -> Iterator[bytes]:
+    try:
+        with open(path, "rb", buffering=0) as source:
+            os.posix_fadvise(source.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            while piece := source.read(UPLOAD_PART):
+                advance(len(piece))
+                yield piece
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}", code="unreadable") from error
+
+
+def _write_version(bucket: Bucket, manifest: Manifest, version: str, data: bytes) -> bool:
+    """Whether it was new. What is there already must be this version: it stays as it is."""
+    key = version_key(manifest.name, version)
+    if bucket.size(key) is None and bucket.create(key, data):
+        return True
+    there = bucket.read(key, manifests.MAX_BYTES).data
+    check_manifest(there, manifest.name, version, bucket.where(key))
+    return False

@@ -1,0 +1,311 @@
+"""An object store over obstore: ``s3://``, ``gs://``, ``az://`` and ``file://``.
+
+obstore reads the platforms' own environment variables (``AWS_*``, ``GOOGLE_*``, ``AZURE_*``). A request is
+tried again with jitter until a deadline; what another try cannot change (a missing key, a refusal) is raised
+at once, in words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from ..errors import ConflictError, IntegrityError, StoreError
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+T = TypeVar("T")
+
+ATTEMPTS = 8
+CHUNK = 1024 * 1024
+"""Bytes that a stream yields at a time, at least."""
+UPLOAD_PART = 8 * 1024 * 1024
+
+
+class NotPartialError(StoreError):
+    """The server answers a range with 200, which obstore refuses: rclone's does."""
+
+    code = "not_partial"
+
+
+class MissingError(StoreError):
+    """There is no such key; or, with the code ``no_bucket``, no such bucket."""
+
+    code = "not_found"
+
+
+class Document(NamedTuple):
+    data: bytes
+    tag: str
+    """What the store calls this content; a replacement is conditional on it."""
+
+
+class Listed(NamedTuple):
+    key: str
+    size: int
+    modified: float
+    """Seconds since the epoch."""
+
+
+class Deadline:
+    """A moment, and the pauses between tries before it."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._at = time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        return max(self._at - time.monotonic(), 0.0)
+
+    def pause(self, attempt: int) -> bool:
+        """Sleep before try ``attempt`` (1 is the second); False where there is no time or try left."""
+        delay = min(0.05 * 2**attempt, 2.0) * random.uniform(0.5, 1.5)  # noqa: S311 - spreads clients, no secret
+        if attempt >= ATTEMPTS or self.left <= delay:
+            return False
+        time.sleep(delay)
+        return True
+
+
+class Bucket:
+    """A store's root. The client is made when it is first used. Safe to call from several threads.
+
+    Every method raises StoreError that names the object and the cause.
+    """
+
+    def __init__(self, root: str, deadline: Deadline, *, make: bool = False) -> None:
+        self.root = root
+        self.deadline = deadline
+        self.partial = True
+        """Whether ranges work; found out by the first that does not."""
+        self._make = make
+        self._clients: dict[bool, ObjectStore] = {}
+
+    def read(self, key: str, limit: int) -> Document:
+        """A small document, whole. Raises MissingError; IntegrityError for more than ``limit`` bytes."""
+        import obstore
+
+        def get() -> Document:
+            found = obstore.get(self._client(), key)
+            if found.meta["size"] > limit:
+                raise IntegrityError(f"{self.where(key)} is larger than {limit} bytes")
+            data = bytes(found.bytes())
+            if len(data) != found.meta["size"]:
+                raise StoreError(f"{self.where(key)}: {len(data)} bytes came of {found.meta['size']}")
+            return Document(data, found.meta["e_tag"] or "")
+
+        return self._try(key, get)
+
+    def size(self, key: str) -> int | None:
+        """Bytes of an object; None where there is none."""
+        import obstore
+
+        try:
+            return int(self._try(key, lambda: obstore.head(self._client(), key)["size"]))
+        except MissingError as error:
+            if error.code == "no_bucket":
+                raise
+            return None
+
+    def stream(self, key: str, start: int, end: int, *, whole: bool = False) -> Iterator[memoryview]:
+        """The bytes from ``start`` up to ``end``, once, as they arrive. ``whole``: without asking for a
+        range, because all of it is wanted. Nothing is tried again here: what arrived would come twice.
+
+        Raises NotPartialError where the server does not do ranges.
+        """
+        import obstore
+
+        with self._said(key):
+            options: Any = None if whole else {"range": (start, end)}
+            found = obstore.get(self._client(whole), key, options=options)
+            for chunk in found.stream(min_chunk_size=CHUNK):
+                yield memoryview(chunk)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object that must not exist yet; False where it does."""
+        try:
+            self._put(key, data, "create")
+        except ConflictError:
+            return False
+        return True
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write an object, whatever lay there."""
+        self._put(key, data, "overwrite")
+
+    def replace(self, key: str, data: bytes, tag: str) -> None:
+        """Write over the very content that ``tag`` stands for. Raises ConflictError where it has changed."""
+        if self.root.startswith("file://"):
+            self._replace_file(key, data, tag)
+        else:
+            self._put(key, data, {"e_tag": tag})
+
+    def upload(self, key: str, chunks: Callable[[], Iterable[bytes]]) -> None:
+        """Write an object from pieces, whole or not at all; ``chunks`` is called anew for every try."""
+        import obstore
+
+        def put() -> None:
+            obstore.put(
+                self._client(whole=True),
+                key,
+                iter(chunks()),
+                chunk_size=UPLOAD_PART,
+                max_concurrency=4,
+            )
+
+        self._try(key, put)
+
+    def entries(self, prefix: str) -> Iterator[Listed]:
+        """Every object under a prefix."""
+        import obstore
+
+        with self._said(prefix):
+            for page in obstore.list(self._client(), prefix):
+                for found in page:
+                    yield Listed(found["path"], found["size"], found["last_modified"].timestamp())
+
+    def folders(self, prefix: str) -> list[str]:
+        """The names one level under a prefix."""
+        import obstore
+
+        found = self._try(prefix, lambda: obstore.list_with_delimiter(self._client(), prefix))
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"])
+
+    def delete(self, key: str) -> None:
+        import obstore
+
+        with contextlib.suppress(MissingError):
+            self._try(key, lambda: obstore.delete(self._client(), key))
+
+    def where(self, key: str) -> str:
+        return f"{self.root}/{key}"
+
+    def conditional(self, key: str) -> bool:
+        """Whether the store honours conditions on writes, tried out on an object of ours.
+
+        Some S3-compatible servers ignore them (rclone's); an alias is not safe from a second publisher there.
+        """
+        self.create(key, b"1")
+        return not self.create(key, b"1")
+
+    def _put(self, key: str, data: bytes, mode: Any) -> None:
+        import obstore
+
+        def put() -> None:
+            obstore.put(self._client(), key, data, mode=mode, use_multipart=False)
+
+        self._try(key, put)
+
+    def _replace_file(self, key: str, data: bytes, tag: str) -> None:
+        """obstore's local store has no conditional write: compare and write under a lock."""
+        import fcntl
+
+        lock = os.open(f"{self.root.removeprefix('file://')}/.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self.read(key, 2**20).tag != tag:
+                raise ConflictError(f"{self.where(key)} changed meanwhile")
+            self.write(key, data)
+        finally:
+            os.close(lock)
+
+    def _client(self, whole: bool = False) -> ObjectStore:
+        """obstore's client, made once. A request's timeout covers its body too: ``whole`` is for one that may
+        take all the time there is, the other gives up early enough to try again."""
+        if whole not in self._clients:
+            seconds = self.deadline.seconds if whole else min(30.0, self.deadline.seconds / 4)
+            with self._said(""):
+                self._clients[whole] = _connect(self.root, max(seconds, 0.1), make=self._make)
+        return self._clients[whole]
+
+    def _try(self, key: str, call: Callable[[], T]) -> T:
+        attempt = 0
+        while True:
+            try:
+                with self._said(key):
+                    return call()
+            except StoreError as error:
+                attempt += 1
+                if error.code != "store" or not self.deadline.pause(attempt):
+                    raise
+
+    @contextlib.contextmanager
+    def _said(self, key: str) -> Iterator[None]:
+        """obstore's exceptions as ours; ``code`` is "store" where another try may help."""
+        from obstore import exceptions as known
+
+        where = self.where(key).rstrip("/")
+        try:
+            yield
+        except FileNotFoundError as error:
+            bucket = "NoSuchBucket" in str(error)
+            raise MissingError(
+                f"{self.root}: the bucket does not exist" if bucket else f"{where} does not exist",
+                code="no_bucket" if bucket else "not_found",
+            ) from error
+        except (known.PermissionDeniedError, known.UnauthenticatedError, PermissionError) as error:
+            raise StoreError(f"{where}: permission denied: {_reason(error)}", code="denied") from error
+        except (known.AlreadyExistsError, known.PreconditionError) as error:
+            raise ConflictError(f"{where} changed meanwhile") from error
+        except known.NotSupportedError as error:
+            raise StoreError(f"{where}: {_reason(error)}", code="unsupported") from error
+        except (known.BaseError, OSError, ValueError, TimeoutError) as error:
+            text = str(error)
+            if "NotPartial" in text:
+                raise NotPartialError(f"{where}: the server does not answer ranges") from error
+            if "MissingAccessKeyId" in text or "169.254." in text or "metadata.google" in text:
+                raise StoreError(
+                    f"{self.root}: no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or those "
+                    "of your cloud), give the instance a role, or set AWS_SKIP_SIGNATURE=true for a "
+                    "public bucket",
+                    code="no_credentials",
+                ) from error
+            if "Permission denied" in text or "Read-only file system" in text:
+                raise StoreError(f"{where}: permission denied: {_reason(error)}", code="denied") from error
+            raise StoreError(f"{where}: {_reason(error)}") from error
+
+
+def _connect(root: str, seconds: float, *, make: bool) -> Any:
+    try:
+        from obstore.store import from_url
+    except ImportError as missing:
+        raise StoreError(
+            "object storage needs obstore: pip install 'preheat[store]'", code="unsupported"
+        ) from missing
+    scheme, _, rest = root.partition("://")
+    if scheme == "file":
+        if not make and not os.path.isdir(rest):
+            raise MissingError(f"{root} does not exist", code="no_bucket")
+        return from_url(root, mkdir=make)
+    from datetime import timedelta
+
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    options: dict[str, Any] = {"timeout": timedelta(seconds=seconds), "connect_timeout": timedelta(seconds=5)}
+    more: dict[str, Any] = {}
+    if scheme == "s3":
+        options["allow_http"] = endpoint.startswith("http://")
+        if endpoint:
+            more["endpoint"] = endpoint
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        more["region"] = region or "us-east-1"
+    # Retries are ours: obstore's know nothing of a body that was cut, nor of our deadline.
+    retries: Any = {"max_retries": 0, "retry_timeout": timedelta(seconds=seconds)}
+    return from_url(root, client_options=options, retry_config=retries, **more)  # type: ignore[call-overload]
+
+
+def _reason(error: BaseException) -> str:
+    """obstore's message in one line: what the server said, without the debug output after it."""
+    text = str(error).split("Debug source:")[0]
+    for tag in ("Message", "Code"):
+        _, found, after = text.partition(f"<{tag}>")
+        if found and (said := after.partition("<")[0].strip()):
+            return said
+    line = " ".join(text.split()) or type(error).__name__
+    for prefix in ("Generic S3 error: ", "Generic GCS error: ", "Generic MicrosoftAzure error: "):
+        line = line.removeprefix(prefix)
+    return line[:300]
