@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from . import fingerprint
 from .choice import Choice, choose
 from .download import Artifact, download
-from .errors import EngineError
+from .errors import EngineError, TrustError
 from .manifest import PORTABLE
 from .phases import ColdStartReport, Phase, PhaseClock
 from .settings import Settings
@@ -109,6 +109,10 @@ def _open(place: Store | Reference, settings: Settings, cache_dir: str, clock: P
         from .remote import open_remote  # a folder needs nothing of it
 
         return open_remote(place, settings, cache_dir=cache_dir, clock=clock)
+    if settings.trust:
+        raise TrustError(
+            "PREHEAT_TRUST is set, and a folder carries no signature: name a signed artifact in a store"
+        )
     return download(place, cache_dir=cache_dir, verify=settings.verify, clock=clock)
 
 

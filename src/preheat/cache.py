@@ -5,6 +5,7 @@
     CACHE/store/blobs/ab12…            a file's bytes, read-only; .ok vouches for them, .part is on its way,
                                        .lock is held by whoever fetches
     CACHE/store/artifacts/VERSION/     an artifact as a folder: its manifest, and links to blobs
+    CACHE/store/artifacts/VERSION.dsse the signature over it, where one was asked for
     CACHE/store/artifacts/VERSION.lock held shared by every process that uses the artifact
 
 A blob goes only when no folder links to it and nobody holds its lock; a folder only when nobody uses it.
@@ -181,8 +182,9 @@ class Cache:
                 descriptor = self._locked(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if descriptor is not None:
                     shutil.rmtree(lock.removesuffix(".lock"), ignore_errors=True)
-                    with contextlib.suppress(OSError):
-                        os.unlink(lock)
+                    for path in (f"{lock.removesuffix('.lock')}.dsse", lock):
+                        with contextlib.suppress(OSError):
+                            os.unlink(path)
                     os.close(descriptor)
         self._sweep()
 

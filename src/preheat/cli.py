@@ -223,6 +223,10 @@ Location = Annotated[
 Artifact = Annotated[
     str, typer.Argument(metavar="STORE/NAME", help="s3://bucket/prefix/name, or gs://, az://, file://.")
 ]
+Sign = Annotated[
+    str | None,
+    typer.Option(metavar="KEY", help="Sign with this ed25519 private key: a PEM file."),
+]
 Alias = Annotated[str, typer.Option(metavar="ALIAS", help="The alias to change.")]
 
 
@@ -233,12 +237,13 @@ def publish(
     alias: Annotated[
         str | None, typer.Option(metavar="ALIAS", help="Let this alias name it, once all of it is there.")
     ] = None,
+    sign: Sign = None,
     as_json: Json = False,
 ) -> None:
     """Upload what the store lacks of an artifact; run it again after a failure, nothing is sent twice."""
     from .publish import commands
 
-    commands.publish(folder, location, alias=alias, as_json=as_json)
+    commands.publish(folder, location, alias=alias, sign=sign, as_json=as_json)
 
 
 @app.command()
@@ -265,19 +270,19 @@ def ls(
 
 
 @app.command()
-def promote(location: Location, alias: Alias, as_json: Json = False) -> None:
+def promote(location: Location, alias: Alias, sign: Sign = None, as_json: Json = False) -> None:
     """Let an alias name a published version."""
     from .publish import commands
 
-    commands.promote(location, alias, as_json=as_json)
+    commands.promote(location, alias, sign=sign, as_json=as_json)
 
 
 @app.command()
-def rollback(location: Artifact, alias: Alias, as_json: Json = False) -> None:
+def rollback(location: Artifact, alias: Alias, sign: Sign = None, as_json: Json = False) -> None:
     """Let an alias name the version that it named before."""
     from .publish import commands
 
-    commands.rollback(location, alias, as_json=as_json)
+    commands.rollback(location, alias, sign=sign, as_json=as_json)
 
 
 @app.command()

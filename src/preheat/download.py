@@ -30,7 +30,8 @@ class Artifact:
     """An artifact whose layout has been checked. ``require`` gates the use of a file's content."""
 
     cached = "local"
-    """Where the files came from: ``local``; for a store ``hit`` or ``miss`` of the cache."""
+    """Where the files came from: ``local``; for a store ``hit`` or ``miss`` of the cache, or
+    ``shared``: another process or another artifact brought them."""
 
     def __init__(self, store: Store, manifest: Manifest, stamps: Stamps, clock: PhaseClock) -> None:
         self.store = store

@@ -12,7 +12,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from .cache import Cache
@@ -24,8 +24,10 @@ from .stores.object import Bucket, MissingError, NotPartialError
 PART = 8 * 1024 * 1024
 WORKERS = 6
 BUFFER = 1024 * 1024
+STREAM = -1
+"""In place of a part's number: all of the blob in one stream."""
 _PERMANENT = frozenset(
-    ("denied", "no_credentials", "not_found", "no_bucket", "no_space", "cache", "unsupported")
+    ("denied", "no_credentials", "not_found", "no_bucket", "no_space", "cache", "unsupported", "region")
 )
 """Codes of errors that another try cannot change."""
 
@@ -100,6 +102,7 @@ class _Incoming:
         """Forget what arrived."""
         os.ftruncate(self._notes, 0)
         self._at = [0] * self.count
+        self.resumed = 0
 
     @property
     def reached(self) -> int:
@@ -188,24 +191,29 @@ class Fetch:
             digest, spent = self._hash(blob)
             busy += spent
             if digest == blob.file.sha256:
-                with self._changed:
-                    while blob.writers:  # overtaken ones; they stop at their next chunk
-                        self._changed.wait(0.1)
-                with self._cache.told("written"):
+                with self._alone(blob), self._cache.told("written"):
                     blob.keep()
                 self._cache.stamp(digest)
                 return busy
             if again:  # a fault on the way, perhaps, or a part that a crash left: once more, all of it
                 with self._changed:
                     blob.restart()
-                    blob.resumed = 0
-                    self._jobs += [(blob, 0)] if blob.streamed else [(blob, p) for p in blob.missing()]
+                    self._jobs += [(blob, STREAM)] if blob.streamed else [(blob, p) for p in blob.missing()]
                 self._work()
-        blob.discard()
+        with self._alone(blob):
+            blob.discard()
         raise IntegrityError(
             f"{self._where(blob)} is not {blob.file.path}: its sha256 is {digest[:12]}…, the manifest says "
             f"{blob.file.sha256[:12]}…"
         )
+
+    @contextlib.contextmanager
+    def _alone(self, blob: _Incoming) -> Iterator[None]:
+        """Wait for the blob's writers, which stop at their next chunk, and keep others from starting."""
+        with self._changed:
+            while blob.writers:
+                self._changed.wait(0.1)
+            yield
 
     def _hash(self, blob: _Incoming) -> tuple[str, float]:
         digest, done, busy = hashlib.sha256(), 0, 0.0
@@ -252,30 +260,30 @@ class Fetch:
         attempt = 0
         while self._failure is None:
             try:
-                if blob.streamed and part:
-                    return  # the stream of the first brings it
                 self._receive(blob, part)
                 return
             except NotPartialError:
+                self._bucket.partial = False
                 with self._changed:
-                    first, self._bucket.partial = not blob.streamed, False
-                    if first:
-                        blob.streamed = True
-                        blob.restart()
-                        part = 0
+                    if blob.streamed:
+                        return  # another worker brings all of it
+                    blob.streamed, part = True, STREAM
             except StoreError as error:
                 attempt += 1
                 if error.code in _PERMANENT or not self._bucket.deadline.pause(attempt):
                     raise self._told(blob, error, attempt) from error
 
     def _receive(self, blob: _Incoming, part: int) -> None:
+        streamed = part == STREAM
         with self._changed:
-            if blob.streamed:
+            if blob.streamed != streamed or blob.descriptor < 0:
+                return  # overtaken: another worker brings all of it, or has brought it
+            if streamed:
                 blob.restart()  # a stream that was cut begins anew: the server cannot go on from there
-            at, streamed = blob.progress(), blob.streamed
+            at = blob.progress()
             blob.writers += 1
         try:
-            self._write(blob, part, at, streamed)
+            self._write(blob, 0 if streamed else part, at, streamed)
         finally:
             with self._changed:
                 blob.writers -= 1

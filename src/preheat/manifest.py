@@ -8,6 +8,7 @@ not in it, so two builds on one machine carry the same version.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
@@ -129,8 +130,15 @@ class Manifest(NamedTuple):
 
     def measured(self, variant: str, figure: str) -> float | None:
         """The median of a figure (``session_ms``, ``first_ms``, ``steady_ms``, ``rss_mib``), if measured."""
-        row = self.measurements.get("variants", {}).get(variant, {}).get(figure)
-        return float(row["median"]) if isinstance(row, dict) and "median" in row else None
+        row: Any = self.measurements
+        for key in (
+            "variants",
+            variant,
+            figure,
+            "median",
+        ):  # no version covers these: anything may stand here
+            row = row.get(key) if isinstance(row, dict) else None
+        return float(row) if isinstance(row, int | float) and 0 <= row < math.inf else None
 
 
 def dump(manifest: Manifest) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from . import manifest as manifests
 from .cache import Cache
 from .download import Artifact, Stamps, sha256_of
-from .errors import IntegrityError, PreheatError, StoreError
+from .errors import IntegrityError, PreheatError, StoreError, TrustError
 from .manifest import File, Manifest
 from .phases import Phase, PhaseClock
 from .settings import Settings
@@ -26,6 +26,7 @@ from .stores.local import LocalStore
 from .stores.reference import version_prefix
 
 if TYPE_CHECKING:
+    from .stores.layout import Alias
     from .stores.object import Bucket
 
 MAX_FILE_BYTES = 64 * 1024**3
@@ -44,6 +45,7 @@ class RemoteArtifact(Artifact):
         *,
         verify: str,
         bucket: Callable[[], Bucket],
+        held: int,
         progress: Callable[[int], None] = lambda _bytes: None,
     ) -> None:
         self.version = manifest.version.removeprefix("sha256:")
@@ -51,11 +53,16 @@ class RemoteArtifact(Artifact):
         self.reference = reference
         self.cached = "hit"
         self._cache = cache
+        self._held = held
         self._verify_always = verify == "always"
         self._bucket = bucket
         self._progress = progress
         self._ahead: threading.Thread | None = None
         self._failed: dict[str, PreheatError] = {}
+
+    def close(self) -> None:
+        """Let the cache evict these files. Never called by a server: its session maps them."""
+        os.close(self._held)
 
     def require(self, paths: Iterable[str]) -> None:
         """Return once these files lie in the cache, verified. Raises StoreError or IntegrityError."""
@@ -109,7 +116,6 @@ class RemoteArtifact(Artifact):
         files = [file for file in files if file.path not in self._verified]
         if not files:
             return
-        self.cached = "miss"
         blobs = {file.sha256: file for file in files}
         bucket = self._bucket()
         with contextlib.ExitStack() as held:
@@ -122,6 +128,8 @@ class RemoteArtifact(Artifact):
             for file in files:
                 self._cache.link(self.version, file)
         self._verified |= {file.path for file in files}
+        if self.cached != "miss":
+            self.cached = "miss" if fetched else "shared"
         attributes.update(
             cache="miss" if fetched else "shared",
             wait_ms=round(waited, 3),
@@ -185,21 +193,62 @@ def open_remote(
             return opened[0]
 
         began = time.perf_counter()
-        digits = version_prefix(reference.selector) or ""
-        if len(digits) == 64:
-            version = digits
-        else:
+        version, alias = version_prefix(reference.selector) or "", None
+        if len(version) < 64:
             from .stores.layout import resolve
 
-            version = resolve(bucket(), reference).version
+            version, alias = resolve(bucket(), reference)
             attributes["resolve_ms"] = round((time.perf_counter() - began) * 1e3, 3)
-        cache.use(version)  # until the process ends: the session maps what lies there
-        manifest = _manifest(reference, version, cache, bucket)
-        check_cached(LocalStore(cache.folder(version)), manifest)
+        held = cache.use(version)  # until the process ends: the session maps what lies there
+        try:
+            if settings.trust:
+                _check_signature(reference, version, alias, settings, cache, bucket)
+                attributes["signed"] = True
+            manifest = _manifest(reference, version, cache, bucket)
+            check_cached(LocalStore(cache.folder(version)), manifest)
+        except BaseException:
+            os.close(held)
+            raise
         attributes.update(verify=settings.verify, bytes=sum(file.size for file in manifest.files))
     return RemoteArtifact(
-        reference, manifest, cache, clock, verify=settings.verify, bucket=bucket, progress=progress
+        reference,
+        manifest,
+        cache,
+        clock,
+        verify=settings.verify,
+        bucket=bucket,
+        held=held,
+        progress=progress,
     )
+
+
+def _check_signature(
+    reference: Reference,
+    version: str,
+    alias: Alias | None,
+    settings: Settings,
+    cache: Cache,
+    bucket: Callable[[], Bucket],
+) -> None:
+    """Raises TrustError unless a trusted key says that this is what the reference names, and still does."""
+    from .trust import MAX_ENVELOPE_BYTES, HighWater, Trust, parse_envelope, statement
+
+    trust, name = Trust(settings.trust), reference.name
+    if alias is not None:
+        wanted = statement(name, version, reference.selector, alias.epoch)
+        trust.check(alias.envelope, wanted, str(reference))
+        place = settings.high_water or f"{cache.root}/high-water"
+        HighWater(place, settings.fetch_timeout).reach(name, reference.selector, alias.epoch, settings.epoch)
+        return
+    wanted, path = statement(name, version, "", 0), f"{cache.folder(version)}.dsse"
+    with contextlib.suppress(OSError, TrustError), open(path, "rb") as file:
+        trust.check(parse_envelope(file.read(MAX_ENVELOPE_BYTES), path), wanted, str(reference))
+        return
+    from .stores.layout import read_signature
+
+    envelope, data = read_signature(bucket(), name, version)
+    trust.check(envelope, wanted, str(reference))
+    cache.write(path, data)
 
 
 def _manifest(reference: Reference, version: str, cache: Cache, bucket: Callable[[], Bucket]) -> Manifest:

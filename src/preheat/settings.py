@@ -32,6 +32,14 @@ class Settings:
     fetch_timeout: float = 120.0
     """Seconds after which fetching from a store, retries and waiting for another process included, is given
     up."""
+    trust: str = ""
+    """Public keys, with commas between them: PEM files, or ``ed25519:`` and the key in base64. Where it is
+    set, nothing runs that none of them signed."""
+    epoch: int = 0
+    """The lowest epoch of an alias that is accepted: no store can show an older state than this."""
+    high_water: str = ""
+    """Where the highest epoch seen is kept: a folder that outlives the instance, or a store's URL. Default:
+    the cache."""
     variant: str = ""
     """Force one variant by name. Default: the best whose requirements hold on this machine."""
     objective: str = ""
@@ -80,6 +88,7 @@ class Settings:
             "timeout",
             "max_bytes",
             "cache_bytes",
+            "epoch",
             "fetch_timeout",
         ):
             if getattr(self, name) < 0:

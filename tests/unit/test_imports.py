@@ -20,7 +20,7 @@ LAYERS = (
     # Lowest first: a module imports from its own layer and from those before it.
     {"errors"},
     {"settings", "phases"},
-    {"manifest", "tensors", "fingerprint", "stores", "choice"},
+    {"manifest", "tensors", "fingerprint", "stores", "choice", "trust"},
     {"protocol", "tasks", "engine", "download", "cache", "compile", "warmup", "waterfall"},
     {"fetch", "remote"},
     {"bootstrap", "service"},
@@ -119,6 +119,38 @@ answer = respond(function.service, HttpRequest("POST", "/predict", headers, body
 assert answer.status == 200, answer
 print(json.dumps(sorted(sys.modules)))
 """
+
+
+STORE = {"obstore"}
+"""What a start from a store may load beside the local one: one package, and the modules that fetch."""
+
+
+def loaded_by(location: str, cache: Path, body: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", COLD, location, str(cache), body], capture_output=True, text=True, check=True
+    )
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_a_store_adds_obstore_and_a_hit_adds_nothing(filetype_artifact: Path, cache: Path) -> None:
+    manifest = load((filetype_artifact / "manifest.json").read_bytes())
+    assert manifest.sample is not None
+    body = json.dumps(manifest.sample["request"])
+    local = loaded_by(str(filetype_artifact), cache, body)
+    store = f"file://{cache}-store/{manifest.name}"
+    publish = [sys.executable, "-m", "preheat", "publish", str(filetype_artifact), store]
+    subprocess.run(publish, capture_output=True, check=True)
+    missed = loaded_by(f"{store}@{manifest.version}", cache, body)
+    hit = loaded_by(f"{store}@{manifest.version}", cache, body)
+
+    def packages(modules: set[str]) -> set[str]:
+        return {m.partition(".")[0] for m in modules - local} - set(sys.stdlib_module_names)
+
+    assert packages(missed) - {"preheat"} == STORE
+    assert packages(hit) <= {"preheat"}
+    assert not {m for m in missed if m.partition(".")[0] in FORBIDDEN_ON_THE_COLD_PATH}
+    assert not {"preheat.fetch", "preheat.stores.object", "preheat.publish"} & hit
+    assert not {"preheat.fetch", "preheat.remote", "preheat.cache", "preheat.stores.object"} & local
 
 
 @pytest.mark.parametrize("name", ["filetype", "embed"])

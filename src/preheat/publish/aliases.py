@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
 from typing import Any, NamedTuple
 
 from ..errors import ConflictError, StoreError, UsageError
@@ -18,9 +18,8 @@ from ..stores.layout import (
 )
 from ..stores.object import Bucket, Deadline, MissingError
 from ..stores.reference import is_alias, parse
-
-Sign = Callable[[dict[str, Any]], dict[str, Any]]
-"""A statement (name, version, alias, epoch) -> its DSSE envelope."""
+from ..trust import statement
+from .signing import Signer
 
 
 class Expected(NamedTuple):
@@ -41,6 +40,9 @@ class Change(NamedTuple):
     """False where it named this version already."""
     safe: bool
     """False where the store ignores conditions: a change at the same moment could have been lost."""
+    signed: bool
+    unsigned: bool
+    """Whether it was signed before and is no longer."""
 
     def to_dict(self) -> dict[str, Any]:
         return self._asdict()
@@ -69,18 +71,18 @@ def set_alias(
     before: Expected,
     *,
     history: tuple[str, ...] | None = None,
-    sign: Sign | None = None,
+    sign: Signer | None = None,
 ) -> Change:
     """Let an alias name a version. Raises ConflictError where it is no longer as it was ``before``."""
     old = before.alias
-    if old is not None and old.version == version and (sign is None or old.envelope is not None):
-        return Change(alias, version, old.epoch, old.version, False, True)
+    if old is not None and old.version == version and (sign is None or sign.signed(old.envelope)):
+        return Change(alias, version, old.epoch, old.version, False, True, old.envelope is not None, False)
     if history is None:
         history = () if old is None else old.history
         if old is not None and old.version != version:
             history = (*history, old.version)[-HISTORY:]
     epoch = 1 if old is None else old.epoch + 1
-    envelope = sign(statement(name, version, alias, epoch)) if sign else None
+    envelope = sign.sign(statement(name, version, alias, epoch)) if sign else None
     data = dump_alias(name, alias, Alias(version, epoch, history, envelope))
     key = alias_key(name, alias)
     safe = bucket.conditional(f"artifacts/{name}/conditional-writes")
@@ -97,23 +99,19 @@ def set_alias(
                 f"{name}@{alias} was changed by another publisher: it names {now.version[:12]} (epoch "
                 f"{now.epoch}) now; look, and run this again"
             ) from error
-    return Change(alias, version, epoch, old.version if old else None, True, safe)
+    unsigned = envelope is None and old is not None and old.envelope is not None
+    return Change(
+        alias, version, epoch, old.version if old else None, True, safe, envelope is not None, unsigned
+    )
 
 
-def statement(name: str, version: str, alias: str, epoch: int) -> dict[str, Any]:
-    """What a signature covers. ``alias`` is empty, ``epoch`` 0 for a version that is named by its digits."""
-    return {"name": name, "version": f"sha256:{version}", "alias": alias, "epoch": epoch}
-
-
-def sign_version(bucket: Bucket, name: str, version: str, sign: Sign) -> None:
+def sign_version(bucket: Bucket, name: str, version: str, sign: Signer) -> None:
     """Leave a signature over a version, for those who name it by its digits."""
-    import json
-
-    envelope = sign(statement(name, version, "", 0))
+    envelope = sign.sign(statement(name, version, "", 0))
     bucket.write(signed_key(name, version), (json.dumps(envelope, indent=1) + "\n").encode())
 
 
-def promote(location: str, alias: str, *, timeout_s: float, sign: Sign | None = None) -> Change:
+def promote(location: str, alias: str, *, timeout_s: float, sign: Signer | None = None) -> Change:
     """Let an alias name a published version, given by its digits or by another alias.
 
     Raises StoreError where a file of that version is not in the store; the alias stays as it is.
@@ -135,7 +133,7 @@ def promote(location: str, alias: str, *, timeout_s: float, sign: Sign | None = 
     return set_alias(bucket, reference.name, alias, version, before, sign=sign)
 
 
-def rollback(location: str, alias: str, *, timeout_s: float, sign: Sign | None = None) -> Change:
+def rollback(location: str, alias: str, *, timeout_s: float, sign: Signer | None = None) -> Change:
     """Let an alias name what it named before. Raises StoreError where there is no such version."""
     from .upload import missing
 

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..settings import Settings
@@ -13,13 +14,22 @@ from .progress import shown
 
 if TYPE_CHECKING:
     from .aliases import Change
+    from .signing import Signer
 
 
-def publish(folder: str, location: str, *, alias: str | None, as_json: bool) -> None:
+def publish(folder: str, location: str, *, alias: str | None, sign: str | None, as_json: bool) -> None:
     from .upload import publish as upload
 
+    signer = _signer(sign)
     with shown() as progress:
-        done = upload(folder, location, alias=alias, timeout_s=_settings().fetch_timeout, progress=progress)
+        done = upload(
+            folder,
+            location,
+            alias=alias,
+            timeout_s=_settings().fetch_timeout,
+            sign=signer,
+            progress=progress,
+        )
     lines = [
         f"{'published' if done.new else 'already published'} {done.reference}",
         f"version   {done.version}",
@@ -35,8 +45,11 @@ def publish(folder: str, location: str, *, alias: str | None, as_json: bool) -> 
 def pull(location: str, out: str, *, as_json: bool) -> None:
     from .pull import pull as fetch
 
+    settings = _settings()
+    if not settings.high_water:  # the cache that a pull fetches into ends with it
+        settings = replace(settings, high_water=f"{settings.cache_dir(os.environ)}/store/high-water")
     with shown() as progress:
-        done = fetch(location, out, _settings(), progress=progress)
+        done = fetch(location, out, settings, progress=progress)
     _print(
         as_json,
         done.to_dict,
@@ -56,18 +69,18 @@ def ls(location: str, *, as_json: bool) -> None:
     print_listing(Console(), found)
 
 
-def promote(location: str, alias: str, *, as_json: bool) -> None:
+def promote(location: str, alias: str, *, sign: str | None, as_json: bool) -> None:
     from .aliases import promote as change_alias
 
-    done = change_alias(location, alias, timeout_s=_settings().fetch_timeout)
+    done = change_alias(location, alias, timeout_s=_settings().fetch_timeout, sign=_signer(sign))
     _warn(done)
     _print(as_json, done.to_dict, [_change(done)])
 
 
-def rollback(location: str, alias: str, *, as_json: bool) -> None:
+def rollback(location: str, alias: str, *, sign: str | None, as_json: bool) -> None:
     from .aliases import rollback as change_alias
 
-    done = change_alias(location, alias, timeout_s=_settings().fetch_timeout)
+    done = change_alias(location, alias, timeout_s=_settings().fetch_timeout, sign=_signer(sign))
     _warn(done)
     _print(as_json, done.to_dict, [_change(done)])
 
@@ -95,6 +108,16 @@ def _settings() -> Settings:
     return Settings.from_environ(os.environ)
 
 
+def _signer(path: str | None) -> Signer | None:
+    if path is None:
+        return None
+    from .signing import Signer
+
+    signer = Signer(path)
+    sys.stderr.write(f"signing; deployments that trust this key set PREHEAT_TRUST={signer.public}\n")
+    return signer
+
+
 def _change(change: Change) -> str:
     was = f", was {change.before[:12]}" if change.before and change.changed else ""
     verb = "names" if change.changed else "named already"
@@ -106,6 +129,10 @@ def _warn(change: Change) -> None:
         sys.stderr.write(
             "warning: this store ignores conditions on writes; another publisher's change of the alias at "
             "the same moment could be lost\n"
+        )
+    if change.unsigned:
+        sys.stderr.write(
+            f"warning: {change.alias} was signed and no longer is; deployments with PREHEAT_TRUST refuse it\n"
         )
 
 

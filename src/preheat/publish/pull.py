@@ -52,4 +52,5 @@ def pull(location: str, out: str, settings: Settings, *, progress: Progress | No
         except OSError as error:
             raise StoreError(f"{out} cannot be written: {error.strerror}", code="cache") from error
         place.commit(folder)
+        artifact.close()
     return Pulled(str(reference), artifact.version, place.path, len(files), sum(file.size for file in files))

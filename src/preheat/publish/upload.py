@@ -17,8 +17,9 @@ from ..stores.layout import blob_key, check_manifest, version_key
 from ..stores.local import LocalStore
 from ..stores.object import UPLOAD_PART, Bucket
 from ..stores.reference import parse
-from .aliases import Change, Expected, Sign, expected, set_alias, sign_version
+from .aliases import Change, Expected, expected, set_alias, sign_version
 from .progress import Progress
+from .signing import Signer
 
 WORKERS = 4
 
@@ -47,7 +48,7 @@ def publish(
     *,
     alias: str | None,
     timeout_s: float,
-    sign: Sign | None = None,
+    sign: Signer | None = None,
     progress: Progress | None = None,
 ) -> Published:
     """Upload what the store lacks of an artifact, and name it.
@@ -101,7 +102,7 @@ def _name(
     version: str,
     alias: str | None,
     before: Expected | None,
-    sign: Sign | None,
+    sign: Signer | None,
 ) -> Change | None:
     if alias is None or before is None:
         return None

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from .. import manifest as manifests
 from ..errors import IntegrityError, ManifestError, StoreError
 from ..manifest import Manifest
+from ..trust import MAX_ENVELOPE_BYTES, parse_envelope
 from . import Reference
 from .object import Bucket, Document, MissingError
 from .reference import version_prefix
@@ -108,6 +109,16 @@ def read_version(bucket: Bucket, name: str, version: str) -> tuple[Manifest, byt
     key = version_key(name, version)
     data = bucket.read(key, manifests.MAX_BYTES).data
     return check_manifest(data, name, version, bucket.where(key)), data
+
+
+def read_signature(bucket: Bucket, name: str, version: str) -> tuple[dict[str, Any] | None, bytes]:
+    """The envelope over a version, and its bytes; None where nobody signed it."""
+    key = signed_key(name, version)
+    try:
+        data = bucket.read(key, MAX_ENVELOPE_BYTES).data
+    except MissingError:
+        return None, b""
+    return parse_envelope(data, bucket.where(key)), data
 
 
 def check_manifest(data: bytes, name: str, version: str, where: str) -> Manifest:

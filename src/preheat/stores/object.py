@@ -25,6 +25,8 @@ ATTEMPTS = 8
 CHUNK = 1024 * 1024
 """Bytes that a stream yields at a time, at least."""
 UPLOAD_PART = 8 * 1024 * 1024
+_DENIED = ("status code: 403", "status code: 401", "Permission denied", "Read-only file system")
+"""What obstore's other errors say where it is about a right: a listing's, a folder's."""
 
 
 class NotPartialError(StoreError):
@@ -79,6 +81,12 @@ class Bucket:
     """
 
     def __init__(self, root: str, deadline: Deadline, *, make: bool = False) -> None:
+        try:
+            import obstore  # noqa: F401 - the first thing that needs it
+        except ImportError as missing:
+            raise StoreError(
+                "object storage needs obstore: pip install 'preheat[store]'", code="unsupported"
+            ) from missing
         self.root = root
         self.deadline = deadline
         self.partial = True
@@ -265,18 +273,18 @@ class Bucket:
                     "public bucket",
                     code="no_credentials",
                 ) from error
-            if "Permission denied" in text or "Read-only file system" in text:
+            if "redirect" in text.lower():
+                raise StoreError(
+                    f"{self.root}: the bucket is in another region; set AWS_REGION to its own", code="region"
+                ) from error
+            if any(sign in text for sign in _DENIED):
                 raise StoreError(f"{where}: permission denied: {_reason(error)}", code="denied") from error
             raise StoreError(f"{where}: {_reason(error)}") from error
 
 
 def _connect(root: str, seconds: float, *, make: bool) -> Any:
-    try:
-        from obstore.store import from_url
-    except ImportError as missing:
-        raise StoreError(
-            "object storage needs obstore: pip install 'preheat[store]'", code="unsupported"
-        ) from missing
+    from obstore.store import from_url
+
     scheme, _, rest = root.partition("://")
     if scheme == "file":
         if not make and not os.path.isdir(rest):

@@ -1,0 +1,206 @@
+"""Signatures: who says that a version may run, under which name and alias, and since when.
+
+A signature is a DSSE envelope (https://github.com/secure-systems-lab/dsse) with ed25519 over a statement:
+name, version, alias, epoch. An alias carries one over its own document's values; a version that is named by
+its digits carries one with no alias and epoch 0. What an alias named once and no longer names is refused by
+its epoch: it must reach the floor that the deployment sets, and the highest seen (the high-water mark).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from .errors import ConflictError, SettingsError, StoreError, TrustError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+PAYLOAD_TYPE = "application/vnd.preheat.release+json"
+PREFIX = "ed25519:"
+MAX_ENVELOPE_BYTES = 64 * 1024
+MAX_KEY_BYTES = 16 * 1024
+
+
+def statement(name: str, version: str, alias: str, epoch: int) -> dict[str, Any]:
+    """What a signature covers. ``version``: 64 hexadecimal digits."""
+    return {"name": name, "version": f"sha256:{version}", "alias": alias, "epoch": epoch}
+
+
+def encode(payload: bytes) -> bytes:
+    """DSSE's pre-authentication encoding: what is signed."""
+    kind = PAYLOAD_TYPE.encode()
+    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
+
+
+def key_id(raw: bytes) -> str:
+    """A public key's name: the first half of its sha256."""
+    return hashlib.sha256(raw).hexdigest()[:32]
+
+
+class Trust:
+    """The keys that a deployment trusts: PREHEAT_TRUST, a list with commas of PEM files and ``ed25519:`` with
+    the key in base64. Raises SettingsError for what is no such key."""
+
+    def __init__(self, keys: str) -> None:
+        self._keys: dict[str, Ed25519PublicKey] = {}
+        for text in filter(None, (part.strip() for part in keys.split(","))):
+            key = _public_key(text)
+            self._keys[key_id(key.public_bytes_raw())] = key
+        if not self._keys:
+            raise SettingsError("PREHEAT_TRUST names no key")
+
+    def check(self, envelope: dict[str, Any] | None, wanted: dict[str, Any], what: str) -> None:
+        """Return where a trusted key signed this very statement. Raises TrustError."""
+        from cryptography.exceptions import InvalidSignature
+
+        if envelope is None:
+            raise TrustError(f"{what} is not signed, and PREHEAT_TRUST asks for it: publish with --sign KEY")
+        try:
+            payload = base64.b64decode(envelope["payload"], validate=True)
+            kind = envelope["payloadType"]
+            signatures = [
+                (str(entry["keyid"]), base64.b64decode(entry["sig"], validate=True))
+                for entry in envelope["signatures"]
+            ]
+        except (KeyError, TypeError, ValueError):
+            raise TrustError(f"{what}: the signature is not a DSSE envelope") from None
+        if kind != PAYLOAD_TYPE:
+            raise TrustError(f"{what}: the signature is over another thing: {str(kind)[:100]!r}")
+        for identity, signature in signatures:
+            key = self._keys.get(identity)
+            if key is not None:
+                try:
+                    key.verify(signature, encode(payload))
+                except InvalidSignature:
+                    raise TrustError(
+                        f"{what}: the signature does not match what key {identity} signed"
+                    ) from None
+                break
+        else:
+            by = ", ".join(identity[:32] for identity, _ in signatures) or "nobody"
+            raise TrustError(f"{what} is signed by {by}; PREHEAT_TRUST names {', '.join(self._keys)}")
+        try:
+            said = json.loads(payload)
+        except (ValueError, RecursionError):
+            said = None
+        if said != wanted:
+            raise TrustError(f"{what}: the signature is valid, and over {_short(said)}, not {_short(wanted)}")
+
+
+class HighWater:
+    """The highest epoch seen of each alias. ``place``: a folder, on a volume that outlives the instance, or a
+    store's URL where this deployment may write."""
+
+    def __init__(self, place: str, timeout_s: float) -> None:
+        self._place = place
+        self._timeout_s = timeout_s
+
+    def reach(self, name: str, alias: str, epoch: int, floor: int) -> None:
+        """Return where an epoch is none that has passed, and remember it. Raises TrustError, StoreError."""
+        what = f"{name}@{alias}"
+        if epoch < floor:
+            raise TrustError(f"{what} is of epoch {epoch}; PREHEAT_EPOCH asks for {floor} at least")
+        seen = self._remote(name, alias, epoch) if "://" in self._place else self._local(name, alias, epoch)
+        if epoch < seen:
+            raise TrustError(
+                f"{what} is of epoch {epoch}, and {seen} was seen before: the store shows an old state"
+            )
+
+    def _local(self, name: str, alias: str, epoch: int) -> int:
+        import fcntl
+
+        path = f"{self._place}/{name}@{alias}"
+        try:
+            os.makedirs(self._place, mode=0o700, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                seen = _number(os.pread(descriptor, 64, 0), path)
+                if epoch > seen:
+                    # The same length or more: a crash cannot leave a smaller number.
+                    os.pwrite(descriptor, b"%020d\n" % epoch, 0)
+                    os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise StoreError(
+                f"the high-water mark {path} cannot be kept: {error.strerror}; set PREHEAT_HIGH_WATER",
+                code="high_water",
+            ) from error
+        return seen
+
+    def _remote(self, name: str, alias: str, epoch: int) -> int:
+        from .stores.object import Bucket, Deadline, MissingError
+
+        bucket = Bucket(self._place.rstrip("/"), Deadline(self._timeout_s), make=True)
+        key = f"high-water/{name}@{alias}"
+        while True:
+            try:
+                found = bucket.read(key, 64)
+            except MissingError as error:
+                if error.code == "no_bucket":
+                    raise
+                if bucket.create(key, b"%020d\n" % epoch):
+                    return 0
+                continue
+            seen = _number(found.data, bucket.where(key))
+            if epoch <= seen:
+                return seen
+            try:
+                bucket.replace(key, b"%020d\n" % epoch, found.tag)
+                return seen
+            except ConflictError:
+                if not bucket.deadline.left:
+                    raise
+
+
+def parse_envelope(data: bytes, where: str) -> dict[str, Any]:
+    """A stored envelope. Raises TrustError for another thing."""
+    try:
+        envelope = json.loads(data)
+    except (ValueError, RecursionError):
+        envelope = None
+    if not isinstance(envelope, dict):
+        raise TrustError(f"{where} is not a DSSE envelope")
+    return envelope
+
+
+def _number(data: bytes, where: str) -> int:
+    if not data:
+        return 0
+    if not data.strip().isdigit():
+        raise TrustError(f"{where} is not a high-water mark; what was seen before is not known")
+    return int(data)
+
+
+def _short(said: Any) -> str:
+    if not isinstance(said, dict):
+        return "no statement"
+    version = str(said.get("version")).removeprefix("sha256:")[:12]
+    alias, epoch = said.get("alias"), said.get("epoch")
+    return f"{said.get('name')}@{version}" + (f" as {alias} in epoch {epoch}" if alias else "")
+
+
+def _public_key(text: str) -> Ed25519PublicKey:
+    try:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+        from cryptography.hazmat.primitives.serialization import load_pem_public_key
+    except ImportError as missing:
+        raise SettingsError("PREHEAT_TRUST needs cryptography: pip install 'preheat[sign]'") from missing
+    try:
+        if text.startswith(PREFIX):
+            raw = base64.b64decode(text.removeprefix(PREFIX), validate=True)
+            return Ed25519PublicKey.from_public_bytes(raw)
+        with open(text, "rb") as file:
+            key = load_pem_public_key(file.read(MAX_KEY_BYTES))
+    except OSError as error:
+        raise SettingsError(f"PREHEAT_TRUST: {text} cannot be read: {error.strerror}") from error
+    except ValueError:
+        raise SettingsError(f"PREHEAT_TRUST: {text[:60]} is not an ed25519 public key") from None
+    if not isinstance(key, Ed25519PublicKey):
+        raise SettingsError(f"PREHEAT_TRUST: {text} is another kind of key than ed25519")
+    return key
