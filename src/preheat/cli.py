@@ -286,6 +286,35 @@ def rollback(location: Artifact, alias: Alias, sign: Sign = None, as_json: Json 
 
 
 @app.command()
+def export(
+    location: Location,
+    out: Annotated[str, typer.Argument(metavar="BUNDLE", help="The file to write: a tar.")],
+    sign: Sign = None,
+    as_json: Json = False,
+) -> None:
+    """Write a published version as one file, for where there is no network."""
+    from .publish import commands
+
+    commands.export(location, out, sign=sign, as_json=as_json)
+
+
+@app.command("import")
+def import_(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="What `preheat export` wrote.")],
+    location: Artifact,
+    alias: Annotated[
+        str | None, typer.Option(metavar="ALIAS", help="Let this alias name it, once all of it is there.")
+    ] = None,
+    sign: Sign = None,
+    as_json: Json = False,
+) -> None:
+    """Put a bundle into a store, every byte checked before anything is written there."""
+    from .publish import commands
+
+    commands.import_(bundle, location, alias=alias, sign=sign, as_json=as_json)
+
+
+@app.command()
 def gc(
     location: Annotated[str, typer.Argument(metavar="STORE", help="s3://bucket/prefix, above the names.")],
     keep: Annotated[

@@ -72,17 +72,32 @@ def set_alias(
     *,
     history: tuple[str, ...] | None = None,
     sign: Signer | None = None,
+    carried: Alias | None = None,
 ) -> Change:
-    """Let an alias name a version. Raises ConflictError where it is no longer as it was ``before``."""
+    """Let an alias name a version. Raises ConflictError where it is no longer as it was ``before``.
+
+    ``carried``: its epoch and signature come from elsewhere, and are kept.
+    """
     old = before.alias
-    if old is not None and old.version == version and (sign is None or sign.signed(old.envelope)):
+    if carried is not None and old is not None and old.epoch == carried.epoch:
+        if old.version != version:
+            raise ConflictError(f"{name}@{alias} names another version in the same epoch, {old.epoch}")
+        return Change(alias, version, old.epoch, old.version, False, True, old.envelope is not None, False)
+    if (
+        carried is None
+        and old is not None
+        and old.version == version
+        and (sign is None or sign.signed(old.envelope))
+    ):
         return Change(alias, version, old.epoch, old.version, False, True, old.envelope is not None, False)
     if history is None:
         history = () if old is None else old.history
         if old is not None and old.version != version:
             history = (*history, old.version)[-HISTORY:]
-    epoch = 1 if old is None else old.epoch + 1
-    envelope = sign.sign(statement(name, version, alias, epoch)) if sign else None
+    epoch = carried.epoch if carried else 1 if old is None else old.epoch + 1
+    envelope = carried.envelope if carried else None
+    if sign is not None:
+        envelope = sign.sign(statement(name, version, alias, epoch))
     data = dump_alias(name, alias, Alias(version, epoch, history, envelope))
     key = alias_key(name, alias)
     safe = bucket.conditional(f"artifacts/{name}/conditional-writes")
@@ -107,7 +122,10 @@ def set_alias(
 
 def sign_version(bucket: Bucket, name: str, version: str, sign: Signer) -> None:
     """Leave a signature over a version, for those who name it by its digits."""
-    envelope = sign.sign(statement(name, version, "", 0))
+    write_signature(bucket, name, version, sign.sign(statement(name, version, "", 0)))
+
+
+def write_signature(bucket: Bucket, name: str, version: str, envelope: dict[str, Any]) -> None:
     bucket.write(signed_key(name, version), (json.dumps(envelope, indent=1) + "\n").encode())
 
 

@@ -45,11 +45,8 @@ def publish(folder: str, location: str, *, alias: str | None, sign: str | None, 
 def pull(location: str, out: str, *, as_json: bool) -> None:
     from .pull import pull as fetch
 
-    settings = _settings()
-    if not settings.high_water:  # the cache that a pull fetches into ends with it
-        settings = replace(settings, high_water=f"{settings.cache_dir(os.environ)}/store/high-water")
     with shown() as progress:
-        done = fetch(location, out, settings, progress=progress)
+        done = fetch(location, out, _marked(), progress=progress)
     _print(
         as_json,
         done.to_dict,
@@ -102,6 +99,41 @@ def gc(location: str, *, keep: int | None, grace_hours: float, dry_run: bool, as
         + (f", {done.young} are too young to go" if done.young else "")
     )
     _print(as_json, done.to_dict, lines)
+
+
+def export(location: str, out: str, *, sign: str | None, as_json: bool) -> None:
+    from .bundle import export as write
+
+    signer = _signer(sign)
+    with shown() as progress:
+        done = write(location, out, _marked(), sign=signer, progress=progress)
+    kind, size = "signed" if done.signed else "unsigned", f"{done.bytes / 1e6:.1f} MB"
+    _print(
+        as_json,
+        done.to_dict,
+        [f"exported {done.reference} ({done.version[:12]}, {kind}): {size} in {done.file}"],
+    )
+
+
+def import_(path: str, location: str, *, alias: str | None, sign: str | None, as_json: bool) -> None:
+    from .bundle import import_bundle
+
+    signer = _signer(sign)
+    with shown() as progress:
+        done = import_bundle(path, location, _marked(), alias=alias, sign=signer, progress=progress)
+    lines = [f"imported {done.reference} ({'signed' if done.signed else 'unsigned'})"]
+    if done.alias is not None:
+        lines.append(_change(done.alias))
+        _warn(done.alias)
+    _print(as_json, done.to_dict, lines)
+
+
+def _marked() -> Settings:
+    """The settings, with a place for high-water marks that outlives the command."""
+    settings = _settings()
+    if settings.high_water:
+        return settings
+    return replace(settings, high_water=f"{settings.cache_dir(os.environ)}/store/high-water")
 
 
 def _settings() -> Settings:

@@ -75,10 +75,11 @@ def publish(
     _check_content(store, blobs, progress)
     bucket = Bucket(reference.root, Deadline(timeout_s), make=True)
     before = expected(bucket, reference.name, alias) if alias else None
-    sent = _send(bucket, store, blobs, progress)
-    new = _write_version(bucket, manifest, version, data)
+    paths = {file.sha256: store.local(file.path) for file in blobs}
+    sent = send(bucket, paths, blobs, progress)
+    new = write_version(bucket, manifest, version, data)
     # Between the look and now a collector may have taken what no version named yet.
-    sent += _send(bucket, store, blobs, Progress())
+    sent += send(bucket, paths, blobs, Progress())
     if sign is not None:
         sign_version(bucket, reference.name, version, sign)
     change = _name(bucket, manifest, version, alias, before, sign)
@@ -130,23 +131,24 @@ def missing(bucket: Bucket, files: list[File]) -> list[File]:
     return [file for file, size in zip(files, sizes, strict=True) if size != file.size]
 
 
-def _send(bucket: Bucket, store: LocalStore, files: list[File], progress: Progress) -> list[File]:
+def send(bucket: Bucket, paths: dict[str, str], files: list[File], progress: Progress) -> list[File]:
+    """Upload those that the store lacks, and give them. ``paths``: digest -> where its bytes lie here."""
     lacking = missing(bucket, files)
     if not lacking:
         return []
     progress.begin("uploading", sum(file.size for file in lacking))
     given_up = threading.Event()
 
-    def send(file: File) -> None:
+    def upload(file: File) -> None:
         try:
-            _upload(bucket, store.local(file.path), file, given_up, progress.advance)
+            _upload(bucket, paths[file.sha256], file, given_up, progress.advance)
         except BaseException:
             given_up.set()  # the others stop at their next piece
             raise
 
     pool = ThreadPoolExecutor(WORKERS)
     try:
-        jobs = [pool.submit(send, file) for file in sorted(lacking, key=lambda file: -file.size)]
+        jobs = [pool.submit(upload, file) for file in sorted(lacking, key=lambda file: -file.size)]
         for job in jobs:
             job.result()
     finally:
@@ -192,7 +194,7 @@ def _chunks(path: str, advance: Callable[[int], None]) -> Iterator[bytes]:
         raise StoreError(f"{path} cannot be read: {error.strerror}", code="unreadable") from error
 
 
-def _write_version(bucket: Bucket, manifest: Manifest, version: str, data: bytes) -> bool:
+def write_version(bucket: Bucket, manifest: Manifest, version: str, data: bytes) -> bool:
     """Whether it was new. What is there already must be this version: it stays as it is."""
     key = version_key(manifest.name, version)
     if bucket.size(key) is None and bucket.create(key, data):
