@@ -19,7 +19,7 @@ from preheat.errors import PreheatError
 from preheat.measure.run import Progress
 from preheat.measure.show import progress
 
-from . import cold_start, models, request_overhead, session_open
+from . import cold_start, models, object_store, request_overhead, session_open
 from .figures import Benchmark, show
 
 
@@ -33,6 +33,7 @@ ENTRIES = {
     "cold-start": Entry(models.minilm, cold_start.run, 20),
     "session-open-embed": Entry(models.minilm, session_open.run, 15),
     "session-open-bert-base": Entry(models.bert_base, session_open.run, 10),
+    "object-store": Entry(models.minilm, object_store.run, 15),
     "request-overhead": Entry(models.minilm, request_overhead.run, 20),
 }
 

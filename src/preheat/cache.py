@@ -18,13 +18,12 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
 
 from .download import identity, sha256_of
 from .errors import StoreError
-from .manifest import File
+from .manifest import FILENAME, File
 
 POLL_S = 0.01
 BOOT = "/proc/sys/kernel/random/boot_id"
@@ -89,22 +88,27 @@ class Cache:
 
     def vouch_for(self, digest: str, path: str) -> bool:
         """Whether a file is the very blob that was verified since this host booted, and stands unchanged."""
-        try:
-            with open(f"{self.blob(digest)}.ok", "rb") as file:
-                stamp = json.loads(file.read(4096))
-            return bool(stamp == [_boot(), *identity(path)])
-        except (OSError, ValueError):
-            return False
+        return _stands(f"{self.blob(digest)}.ok", path)
+
+    def knows(self, version: str) -> bool:
+        """Whether an artifact's manifest stands as it was when it was held against its version."""
+        return _stands(f"{self.folder(version)}.ok", f"{self.folder(version)}/{FILENAME}")
+
+    def know(self, version: str) -> None:
+        """Vouch for a manifest that was just held against its version."""
+        self._note(f"{self.folder(version)}.ok", f"{self.folder(version)}/{FILENAME}")
 
     def stamp(self, digest: str) -> None:
         """Vouch for a blob that was just verified. Not across a boot: what was not written out by then may
         be zeros, and syncing it would cost the start more than hashing it once costs the next."""
-        path = self.blob(digest)
-        temporary = f"{path}.ok.{os.getpid()}"
+        self._note(f"{self.blob(digest)}.ok", self.blob(digest))
+
+    def _note(self, stamp: str, path: str) -> None:
+        temporary = f"{stamp}.{os.getpid()}"
         with contextlib.suppress(OSError):  # a read-only cache is verified at every start
             with open(temporary, "w") as file:
                 json.dump([_boot(), *identity(path)], file)
-            os.replace(temporary, f"{path}.ok")
+            os.replace(temporary, stamp)
 
     def has(self, file: File) -> bool:
         """Whether a file's blob lies here, verified; one that turns out to be damaged is thrown away."""
@@ -135,7 +139,9 @@ class Cache:
             except OSError as error:
                 if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EXDEV):
                     raise
-                shutil.copyfile(blob, temporary)  # a file system without hard links
+                from shutil import copyfile
+
+                copyfile(blob, temporary)  # a file system without hard links
             os.rename(temporary, path)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)  # rename(2) leaves it where both are links to one file
@@ -173,6 +179,8 @@ class Cache:
 
     def evict(self, needed: int) -> None:
         """Drop unused artifacts, least recently used first, until ``needed`` more bytes fit the limit."""
+        from shutil import rmtree
+
         locks = [entry.path for entry in os.scandir(self.artifacts) if entry.name.endswith(".lock")]
         for lock in sorted(locks, key=_modified):
             self._sweep()
@@ -181,10 +189,10 @@ class Cache:
             with contextlib.suppress(StoreError):
                 descriptor = self._locked(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if descriptor is not None:
-                    shutil.rmtree(lock.removesuffix(".lock"), ignore_errors=True)
-                    for path in (f"{lock.removesuffix('.lock')}.dsse", lock):
+                    rmtree(lock.removesuffix(".lock"), ignore_errors=True)
+                    for suffix in (".dsse", ".ok", ".lock"):
                         with contextlib.suppress(OSError):
-                            os.unlink(path)
+                            os.unlink(lock.removesuffix(".lock") + suffix)
                     os.close(descriptor)
         self._sweep()
 
@@ -236,7 +244,8 @@ class Cache:
             yield
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                free = shutil.disk_usage(self.root).free
+                usage = os.statvfs(self.root)
+                free = usage.f_bavail * usage.f_frsize
                 raise StoreError(
                     f"no space left in {self.root}: {free} bytes are free; make room, or set PREHEAT_CACHE "
                     "to a larger disk",
@@ -247,6 +256,14 @@ class Cache:
                 "that can",
                 code="cache",
             ) from error
+
+
+def _stands(stamp: str, path: str) -> bool:
+    try:
+        with open(stamp, "rb") as file:
+            return bool(json.loads(file.read(4096)) == [_boot(), *identity(path)])
+    except (OSError, ValueError):
+        return False
 
 
 def _boot() -> str:

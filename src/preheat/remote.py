@@ -256,8 +256,11 @@ def _manifest(reference: Reference, version: str, cache: Cache, bucket: Callable
     with contextlib.suppress(OSError, PreheatError):
         with open(path, "rb") as file:
             data = file.read(manifests.MAX_BYTES + 1)
-        manifest = manifests.load(data)
+        known = cache.knows(version)
+        manifest = manifests.load(data, lambda claimed: known and claimed == f"sha256:{version}")
         if manifest.version == f"sha256:{version}" and manifest.name == reference.name:
+            if not known:
+                cache.know(version)
             return manifest
     from .stores.layout import read_version
 

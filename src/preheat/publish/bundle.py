@@ -1,7 +1,7 @@
 """Bundles: one file that carries a version, its files and its signatures to where there is no network.
 
 A tar of plain members in a fixed order: ``bundle.json``, ``manifest.json``, ``blobs/DIGEST``…. It is read
-member by member, never unpacked: a name says only which digest is expected, and where bytes go is decided here.
+member by member, never unpacked: a name says only which digest is expected; where bytes go is decided here.
 """
 
 from __future__ import annotations

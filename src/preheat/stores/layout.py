@@ -107,7 +107,7 @@ def read_version(bucket: Bucket, name: str, version: str) -> tuple[Manifest, byt
     Raises MissingError, ManifestError or IntegrityError.
     """
     key = version_key(name, version)
-    data = bucket.read(key, manifests.MAX_BYTES).data
+    data = bucket.read(key, manifests.MAX_BYTES, probe=True).data
     return check_manifest(data, name, version, bucket.where(key)), data
 
 

@@ -94,12 +94,16 @@ class Bucket:
         self._make = make
         self._clients: dict[bool, ObjectStore] = {}
 
-    def read(self, key: str, limit: int) -> Document:
-        """A small document, whole. Raises MissingError; IntegrityError for more than ``limit`` bytes."""
+    def read(self, key: str, limit: int, *, probe: bool = False) -> Document:
+        """A small document, whole. Raises MissingError; IntegrityError for more than ``limit`` bytes.
+
+        ``probe``: ask for it as a range, and so find out early whether ranges work here.
+        """
         import obstore
 
         def get() -> Document:
-            found = obstore.get(self._client(), key)
+            ranged: Any = {"range": (0, limit + 1)} if probe and self.partial else None
+            found = obstore.get(self._client(), key, options=ranged)
             if found.meta["size"] > limit:
                 raise IntegrityError(f"{self.where(key)} is larger than {limit} bytes")
             data = bytes(found.bytes())
@@ -107,7 +111,11 @@ class Bucket:
                 raise StoreError(f"{self.where(key)}: {len(data)} bytes came of {found.meta['size']}")
             return Document(data, found.meta["e_tag"] or "")
 
-        return self._try(key, get)
+        try:
+            return self._try(key, get)
+        except NotPartialError:
+            self.partial = False
+            return self._try(key, get)
 
     def size(self, key: str) -> int | None:
         """Bytes of an object; None where there is none."""
