@@ -1,8 +1,8 @@
 """``python -m benchmarks.one_fetch HOW …``: fetch from a store.
 
-``preheat REFERENCE CACHE PATH…``: those files of an artifact, verified. ``hit``, with the same arguments, prints
-what a store then adds to a start, in milliseconds: the modules that a folder would not need, opening, verifying.
-``boto3 BUCKET KEY FILE``: boto3's client and its ``download_file``, unverified.
+``preheat REFERENCE CACHE PATH…``: those files of an artifact, verified. ``hit``, with the same arguments,
+prints what a store then adds to a start, in milliseconds: the modules that a folder would not need, opening,
+verifying. ``boto3 BUCKET KEY FILE``: boto3's client and its ``download_file``, unverified.
 """
 
 from __future__ import annotations

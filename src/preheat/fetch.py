@@ -17,11 +17,12 @@ from typing import NamedTuple
 
 from .cache import Cache
 from .errors import IntegrityError, PreheatError, StoreError
+from .incoming import PART, Incoming
 from .manifest import File
 from .stores.layout import blob_key
-from .stores.object import Bucket, MissingError, NotPartialError
+from .stores.object import Bucket
+from .stores.wording import MissingError, NotPartialError
 
-PART = 8 * 1024 * 1024
 WORKERS = 6
 BUFFER = 1024 * 1024
 STREAM = -1
@@ -41,102 +42,6 @@ class Fetched(NamedTuple):
     """What hashing took; most of it lies within ``fetch_ms``, beside the transfer."""
 
 
-class _Incoming:
-    """One blob on its way."""
-
-    def __init__(self, cache: Cache, file: File) -> None:
-        self.file = file
-        self.path = cache.blob(file.sha256)
-        self.count = max(-(-file.size // PART), 1)
-        self.resumed = 0
-        self.streamed = False
-        """Whether one stream brings all of it."""
-        self.writers = 0
-        """Threads that are writing; the blob gets no name before they are done."""
-        self._at = [0] * self.count
-        """Bytes of each part that lie in the file. A restart puts a new list here: whoever still fills the
-        old one has been overtaken."""
-        with cache.told("written"):
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            self.descriptor = os.open(f"{self.path}.part", flags, 0o600)
-            self._notes = os.open(f"{self.path}.parts", flags | os.O_APPEND, 0o600)
-            if os.fstat(self.descriptor).st_size == file.size:
-                self._resume()
-            elif file.size:
-                os.ftruncate(self._notes, 0)
-                os.ftruncate(self.descriptor, 0)
-                os.posix_fallocate(self.descriptor, 0, file.size)
-
-    def _resume(self) -> None:
-        for line in os.pread(self._notes, 2**20, 0).split():
-            if line.isdigit() and int(line) < self.count:
-                part = int(line)
-                self._at[part] = self.length(part)
-        self.resumed = sum(self._at)
-
-    def length(self, part: int) -> int:
-        return min(PART, self.file.size - part * PART)
-
-    def missing(self) -> list[int]:
-        return [part for part in range(self.count) if self._at[part] < self.length(part)]
-
-    def progress(self) -> list[int]:
-        return self._at
-
-    def write(self, at: list[int], part: int, data: memoryview) -> None:
-        """The next bytes of a part. Raises StoreError for more than were asked for."""
-        room = self.file.size if self.streamed else self.length(part)
-        if at[part] + len(data) > room:
-            raise StoreError(f"more came than the {self.file.size} bytes of {self.file.path}")
-        offset = part * PART + at[part]
-        while data:
-            written = os.pwrite(self.descriptor, data, offset)
-            offset, data = offset + written, data[written:]
-        at[part] = offset - part * PART
-
-    def note(self, part: int) -> None:
-        """Keep in mind, across processes, that a part is whole."""
-        os.write(self._notes, b"%d\n" % part)
-
-    def restart(self) -> None:
-        """Forget what arrived."""
-        os.ftruncate(self._notes, 0)
-        self._at = [0] * self.count
-        self.resumed = 0
-
-    @property
-    def reached(self) -> int:
-        """Bytes from the start that lie in the file without a gap."""
-        if self.streamed:
-            return self._at[0]
-        total = 0
-        for part in range(self.count):
-            total += self._at[part]
-            if self._at[part] < self.length(part):
-                break
-        return total
-
-    def keep(self) -> None:
-        """Give the whole, verified blob its name."""
-        os.fchmod(self.descriptor, 0o444)
-        os.rename(f"{self.path}.part", self.path)
-        self.close()
-        with contextlib.suppress(OSError):
-            os.unlink(f"{self.path}.parts")
-
-    def discard(self) -> None:
-        self.close()
-        for suffix in (".part", ".parts"):
-            with contextlib.suppress(OSError):
-                os.unlink(self.path + suffix)
-
-    def close(self) -> None:
-        for descriptor in (self.descriptor, self._notes):
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
-        self.descriptor = self._notes = -1
-
-
 class Fetch:
     """One transfer of several blobs. The caller holds their locks."""
 
@@ -148,7 +53,7 @@ class Fetch:
         self._progress = progress
         self._changed = threading.Condition()
         self._failure: PreheatError | None = None
-        self._jobs: list[tuple[_Incoming, int]] = []
+        self._jobs: list[tuple[Incoming, int]] = []
 
     def run(self, files: Sequence[File]) -> Fetched:
         """Bring these files' blobs into the cache, verified.
@@ -157,12 +62,12 @@ class Fetch:
         whole has a blob's name.
         """
         began = time.perf_counter()
-        blobs: list[_Incoming] = []
+        blobs: list[Incoming] = []
         threads: list[threading.Thread] = []
         busy = 0.0
         try:
             for file in sorted(files, key=lambda file: -file.size):  # the longest first: it decides
-                blobs.append(_Incoming(self._cache, file))
+                blobs.append(Incoming(self._cache, file))
             self._jobs = [(blob, part) for blob in reversed(blobs) for part in reversed(blob.missing())]
             for _ in range(min(WORKERS, len(self._jobs))):
                 threads.append(threading.Thread(target=self._work, daemon=True))
@@ -184,19 +89,16 @@ class Fetch:
             for blob in blobs:
                 blob.close()
 
-    def _verify(self, blob: _Incoming) -> float:
-        """Follow a blob's bytes with the hash, and give it its name; gives the seconds spent hashing."""
+    def _verify(self, blob: Incoming) -> float:
+        """Follow a blob's bytes with the hash; gives the seconds spent hashing. Raises IntegrityError."""
         busy = 0.0
         for again in (True, False):
             digest, spent = self._hash(blob)
             busy += spent
             if digest == blob.file.sha256:
-                with self._alone(blob), self._cache.told("written"):
-                    blob.keep()
-                self._cache.stamp(digest)
                 return busy
             if again:  # a fault on the way, perhaps, or a part that a crash left: once more, all of it
-                with self._changed:
+                with self._alone(blob):
                     blob.restart()
                     self._jobs += [(blob, STREAM)] if blob.streamed else [(blob, p) for p in blob.missing()]
                 self._work()
@@ -208,22 +110,48 @@ class Fetch:
         )
 
     @contextlib.contextmanager
-    def _alone(self, blob: _Incoming) -> Iterator[None]:
+    def _alone(self, blob: Incoming) -> Iterator[None]:
         """Wait for the blob's writers, which stop at their next chunk, and keep others from starting."""
         with self._changed:
             while blob.writers:
                 self._changed.wait(0.1)
             yield
 
-    def _hash(self, blob: _Incoming) -> tuple[str, float]:
+    def _hash(self, blob: Incoming) -> tuple[str, float]:
+        """The sha256 of what lies in the file, and the seconds it took. Where it is the right one, the blob
+        has its name when this returns.
+
+        A restart writes over bytes that were hashed already, so it begins the hash anew: what was hashed must
+        be what lies there.
+        """
+        busy = 0.0
+        while True:
+            at = blob.progress()
+            found, spent = self._hash_once(blob, at)
+            busy += spent
+            if found is None:
+                continue
+            with self._alone(blob):
+                if blob.progress() is not at:
+                    continue
+                if found == blob.file.sha256:
+                    with self._cache.told("written"):
+                        blob.keep()
+                    self._cache.stamp(found)
+                return found, busy
+
+    def _hash_once(self, blob: Incoming, at: list[int]) -> tuple[str | None, float]:
+        """The same of one attempt, whose progress is ``at``; None where another has begun."""
         digest, done, busy = hashlib.sha256(), 0, 0.0
         buffer = memoryview(bytearray(BUFFER))
         while True:
             with self._changed:
-                while (reached := blob.reached) <= done < blob.file.size:
+                while (reached := blob.reached) <= done < blob.file.size and blob.progress() is at:
                     if self._failure is not None:
                         raise self._failure
                     self._changed.wait(1.0)
+                if blob.progress() is not at:
+                    return None, busy
             began = time.perf_counter()
             while done < reached:
                 size = os.preadv(blob.descriptor, [buffer[: reached - done]], done)
@@ -255,7 +183,7 @@ class Fetch:
                 self._failure = error
             self._changed.notify_all()
 
-    def _part(self, blob: _Incoming, part: int) -> None:
+    def _part(self, blob: Incoming, part: int) -> None:
         """Bring one part, tried again from where it was cut."""
         attempt = 0
         while self._failure is None:
@@ -273,13 +201,15 @@ class Fetch:
                 if error.code in _PERMANENT or not self._bucket.deadline.pause(attempt):
                     raise self._told(blob, error, attempt) from error
 
-    def _receive(self, blob: _Incoming, part: int) -> None:
+    def _receive(self, blob: Incoming, part: int) -> None:
         streamed = part == STREAM
         with self._changed:
             if blob.streamed != streamed or blob.descriptor < 0:
                 return  # overtaken: another worker brings all of it, or has brought it
             if streamed:
                 blob.restart()  # a stream that was cut begins anew: the server cannot go on from there
+                while blob.writers:  # an overtaken one must not write over what this one brings
+                    self._changed.wait(0.1)
             at = blob.progress()
             blob.writers += 1
         try:
@@ -289,7 +219,7 @@ class Fetch:
                 blob.writers -= 1
                 self._changed.notify_all()
 
-    def _write(self, blob: _Incoming, part: int, at: list[int], streamed: bool) -> None:
+    def _write(self, blob: Incoming, part: int, at: list[int], streamed: bool) -> None:
         if not streamed and blob.count > 1 and not self._bucket.partial:
             raise NotPartialError("ranges do not work here")
         whole = streamed or (blob.count == 1 and at[0] == 0)
@@ -307,10 +237,10 @@ class Fetch:
         if not streamed:
             blob.note(part)
 
-    def _where(self, blob: _Incoming) -> str:
+    def _where(self, blob: Incoming) -> str:
         return self._bucket.where(blob_key(blob.file.sha256))
 
-    def _told(self, blob: _Incoming, error: StoreError, attempts: int) -> StoreError:
+    def _told(self, blob: Incoming, error: StoreError, attempts: int) -> StoreError:
         if isinstance(error, MissingError) and error.code == "not_found":
             return MissingError(f"the store has lost {blob.file.path}: {error}")
         tried = f" ({attempts} tries)" if attempts > 1 else ""

@@ -231,7 +231,8 @@ def _check_signature(
     bucket: Callable[[], Bucket],
 ) -> None:
     """Raises TrustError unless a trusted key says that this is what the reference names, and still does."""
-    from .trust import MAX_ENVELOPE_BYTES, HighWater, Trust, parse_envelope, statement
+    from .highwater import HighWater
+    from .trust import MAX_ENVELOPE_BYTES, Trust, parse_envelope, statement
 
     trust, name = Trust(settings.trust), reference.name
     if alias is not None:

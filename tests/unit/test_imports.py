@@ -20,9 +20,9 @@ LAYERS = (
     # Lowest first: a module imports from its own layer and from those before it.
     {"errors"},
     {"settings", "phases"},
-    {"manifest", "tensors", "fingerprint", "stores", "choice", "trust"},
+    {"manifest", "tensors", "fingerprint", "stores", "choice", "trust", "highwater"},
     {"protocol", "tasks", "engine", "download", "cache", "compile", "warmup", "waterfall"},
-    {"fetch", "remote"},
+    {"incoming", "fetch", "remote"},
     {"bootstrap", "service"},
     {"adapters", "function"},
     {"server", "measure", "build", "publish"},

@@ -16,8 +16,9 @@ from ..stores.layout import (
     resolve,
     signed_key,
 )
-from ..stores.object import Bucket, Deadline, MissingError
+from ..stores.object import Bucket, Deadline
 from ..stores.reference import is_alias, parse
+from ..stores.wording import MissingError
 from ..trust import statement
 from .signing import Signer
 

@@ -116,7 +116,7 @@ def export(location: str, out: str, *, sign: str | None, as_json: bool) -> None:
 
 
 def import_(path: str, location: str, *, alias: str | None, sign: str | None, as_json: bool) -> None:
-    from .bundle import import_bundle
+    from .unbundle import import_bundle
 
     signer = _signer(sign)
     with shown() as progress:

@@ -7,8 +7,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..stores.layout import aliases, read_alias, read_version, versions
-from ..stores.object import Bucket, Deadline, MissingError
+from ..stores.object import Bucket, Deadline
 from ..stores.reference import check_root
+from ..stores.wording import MissingError
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -20,8 +20,9 @@ from ..errors import IntegrityError, ManifestError, StoreError
 from ..manifest import Manifest
 from ..trust import MAX_ENVELOPE_BYTES, parse_envelope
 from . import Reference
-from .object import Bucket, Document, MissingError
+from .object import Bucket, Document
 from .reference import version_prefix
+from .wording import MissingError
 
 SCHEMA = 1
 MAX_ALIAS_BYTES = 256 * 1024

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..errors import ConflictError, IntegrityError, StoreError
+from .wording import MissingError, NotPartialError, said
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -25,20 +26,6 @@ ATTEMPTS = 8
 CHUNK = 1024 * 1024
 """Bytes that a stream yields at a time, at least."""
 UPLOAD_PART = 8 * 1024 * 1024
-_DENIED = ("status code: 403", "status code: 401", "Permission denied", "Read-only file system")
-"""What obstore's other errors say where it is about a right: a listing's, a folder's."""
-
-
-class NotPartialError(StoreError):
-    """The server answers a range with 200, which obstore refuses: rclone's does."""
-
-    code = "not_partial"
-
-
-class MissingError(StoreError):
-    """There is no such key; or, with the code ``no_bucket``, no such bucket."""
-
-    code = "not_found"
 
 
 class Document(NamedTuple):
@@ -136,7 +123,7 @@ class Bucket:
         """
         import obstore
 
-        with self._said(key):
+        with said(self.root, key):
             options: Any = None if whole else {"range": (start, end)}
             found = obstore.get(self._client(whole), key, options=options)
             for chunk in found.stream(min_chunk_size=CHUNK):
@@ -180,7 +167,7 @@ class Bucket:
         """Every object under a prefix."""
         import obstore
 
-        with self._said(prefix):
+        with said(self.root, prefix):
             for page in obstore.list(self._client(), prefix):
                 for found in page:
                     yield Listed(found["path"], found["size"], found["last_modified"].timestamp())
@@ -235,7 +222,7 @@ class Bucket:
         take all the time there is, the other gives up early enough to try again."""
         if whole not in self._clients:
             seconds = self.deadline.seconds if whole else min(30.0, self.deadline.seconds / 4)
-            with self._said(""):
+            with said(self.root, ""):
                 self._clients[whole] = _connect(self.root, max(seconds, 0.1), make=self._make)
         return self._clients[whole]
 
@@ -243,51 +230,12 @@ class Bucket:
         attempt = 0
         while True:
             try:
-                with self._said(key):
+                with said(self.root, key):
                     return call()
             except StoreError as error:
                 attempt += 1
                 if error.code != "store" or not self.deadline.pause(attempt):
                     raise
-
-    @contextlib.contextmanager
-    def _said(self, key: str) -> Iterator[None]:
-        """obstore's exceptions as ours; ``code`` is "store" where another try may help."""
-        from obstore import exceptions as known
-
-        where = self.where(key).rstrip("/")
-        try:
-            yield
-        except FileNotFoundError as error:
-            bucket = "NoSuchBucket" in str(error)
-            raise MissingError(
-                f"{self.root}: the bucket does not exist" if bucket else f"{where} does not exist",
-                code="no_bucket" if bucket else "not_found",
-            ) from error
-        except (known.PermissionDeniedError, known.UnauthenticatedError, PermissionError) as error:
-            raise StoreError(f"{where}: permission denied: {_reason(error)}", code="denied") from error
-        except (known.AlreadyExistsError, known.PreconditionError) as error:
-            raise ConflictError(f"{where} changed meanwhile") from error
-        except known.NotSupportedError as error:
-            raise StoreError(f"{where}: {_reason(error)}", code="unsupported") from error
-        except (known.BaseError, OSError, ValueError, TimeoutError) as error:
-            text = str(error)
-            if "NotPartial" in text:
-                raise NotPartialError(f"{where}: the server does not answer ranges") from error
-            if "MissingAccessKeyId" in text or "169.254." in text or "metadata.google" in text:
-                raise StoreError(
-                    f"{self.root}: no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or those "
-                    "of your cloud), give the instance a role, or set AWS_SKIP_SIGNATURE=true for a "
-                    "public bucket",
-                    code="no_credentials",
-                ) from error
-            if "redirect" in text.lower():
-                raise StoreError(
-                    f"{self.root}: the bucket is in another region; set AWS_REGION to its own", code="region"
-                ) from error
-            if any(sign in text for sign in _DENIED):
-                raise StoreError(f"{where}: permission denied: {_reason(error)}", code="denied") from error
-            raise StoreError(f"{where}: {_reason(error)}") from error
 
 
 def _connect(root: str, seconds: float, *, make: bool) -> Any:
@@ -312,16 +260,3 @@ def _connect(root: str, seconds: float, *, make: bool) -> Any:
     # Retries are ours: obstore's know nothing of a body that was cut, nor of our deadline.
     retries: Any = {"max_retries": 0, "retry_timeout": timedelta(seconds=seconds)}
     return from_url(root, client_options=options, retry_config=retries, **more)  # type: ignore[call-overload]
-
-
-def _reason(error: BaseException) -> str:
-    """obstore's message in one line: what the server said, without the debug output after it."""
-    text = str(error).split("Debug source:")[0]
-    for tag in ("Message", "Code"):
-        _, found, after = text.partition(f"<{tag}>")
-        if found and (said := after.partition("<")[0].strip()):
-            return said
-    line = " ".join(text.split()) or type(error).__name__
-    for prefix in ("Generic S3 error: ", "Generic GCS error: ", "Generic MicrosoftAzure error: "):
-        line = line.removeprefix(prefix)
-    return line[:300]

@@ -23,7 +23,7 @@ class Fault(StrEnum):
     TRUNCATE = "truncate"
     """Half the body, with a length that fits it."""
     CORRUPT = "corrupt"
-    """One byte of the answer is another."""
+    """One byte in the first half of the answer is another."""
     UNAVAILABLE = "503"
     DENIED = "403"
     ELSEWHERE = "301"
@@ -140,7 +140,8 @@ class FaultProxy:
             data = data[: len(data) // 2]
             length = len(data)
         if fault is Fault.CORRUPT and data:
-            data = data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :]
+            at = len(data) // 4
+            data = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
         if fault is Fault.WRONG_LENGTH and data:
             length += 1000
         client.send_response(answer.status)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
-from preheat import fetch
+from preheat import incoming
 from preheat.errors import ArtifactError, StoreError
 from preheat.phases import PhaseClock
 from preheat.publish.upload import publish
@@ -32,7 +32,7 @@ from .samples import content, make_artifact, version_of
 from .servers import Endpoint
 
 FAULTS = int(os.environ.get("FAULTS", "500"))
-SIZE = fetch.PART + 1_000_000
+SIZE = incoming.PART + 1_000_000
 """Two parts."""
 FILES = ["k/model.onnx", "k/weights", "t.json", "g/in", "g/out"]
 HARMS_REQUESTS = [Fault.LOST, Fault.REFUSED, Fault.UNAVAILABLE, Fault.CUT, Fault.DENIED, Fault.SLOW]
@@ -175,6 +175,22 @@ def test_a_fault_that_stays_is_said(proxied: Proxied, tmp_path: Path, fault: Fau
     assert Path(again.path("k/weights")).read_bytes() == content("weights", SIZE)
     remote.close()
     again.close()
+
+
+def test_what_was_hashed_is_what_lies_there(proxied: Proxied, tmp_path: Path) -> None:
+    """A stream that begins anew writes over bytes that were hashed already: they are hashed again."""
+    artifact = make_artifact(tmp_path / "artifact", weights=content("weights", SIZE))
+    publish(str(artifact), f"{proxied.place.root}/m", alias="prod", timeout_s=30)
+    reference = open_store(f"{proxied.place.root}/m@prod")
+    assert isinstance(reference, Reference)
+    remote = open_remote(reference, Settings(), cache_dir=str(tmp_path / "cache"), clock=PhaseClock())
+    faults = iter([Fault.CUT, Fault.CORRUPT])
+    proxied.proxy.plan = lambda asked: (
+        next(faults, None) if "/blobs/" in asked.path and asked.range in ("", "bytes=0-8388607") else None
+    )
+    remote.require(["k/weights"])
+    assert Path(remote.path("k/weights")).read_bytes() == content("weights", SIZE)
+    remote.close()
 
 
 def test_a_slow_store_meets_the_deadline(proxied: Proxied, tmp_path: Path) -> None:
