@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 
 
 def fetch(location: str, cache: str, *paths: str) -> None:
@@ -41,4 +42,5 @@ def boto3(bucket: str, key: str, file: str) -> None:
 
 
 if __name__ == "__main__":
-    {"preheat": fetch, "hit": hit, "boto3": boto3}[sys.argv[1]](*sys.argv[2:])
+    ways: dict[str, Callable[..., None]] = {"preheat": fetch, "hit": hit, "boto3": boto3}
+    ways[sys.argv[1]](*sys.argv[2:])
