@@ -18,6 +18,7 @@ import errno
 import fcntl
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 
@@ -149,7 +150,8 @@ class Cache:
 
     def write(self, path: str, data: bytes) -> None:
         """A small document, whole or not at all."""
-        temporary = f"{path}.{os.getpid()}"
+        # Not beside it: another process may be listing that folder, and would find a file that goes away.
+        temporary = f"{self.root}/{os.path.basename(path)}.{os.getpid()}.{threading.get_ident()}"
         with self.told("written"):
             with open(temporary, "wb") as file:
                 file.write(data)

@@ -279,7 +279,7 @@ def check_cached(store: LocalStore, manifest: Manifest) -> None:
     listed = {file.path for file in manifest.files} | {manifests.FILENAME}
     for entry in store.entries():
         where = store.local(entry.path)
-        if entry.path not in listed and not entry.path.startswith(f"{manifests.FILENAME}."):
+        if entry.path not in listed:
             raise IntegrityError(f"{where} is not in the manifest; remove it, or the whole cache")
         if not entry.regular:
             raise IntegrityError(f"{where} is a link or a special file; remove it, or the whole cache")
