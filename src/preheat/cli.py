@@ -228,15 +228,16 @@ Sign = Annotated[
     typer.Option(metavar="KEY", help="Sign with this ed25519 private key: a PEM file."),
 ]
 Alias = Annotated[str, typer.Option(metavar="ALIAS", help="The alias to change.")]
+NewAlias = Annotated[
+    str | None, typer.Option(metavar="ALIAS", help="Let this alias name it, once all of it is there.")
+]
 
 
 @app.command()
 def publish(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="The artifact's folder.")],
     location: Artifact,
-    alias: Annotated[
-        str | None, typer.Option(metavar="ALIAS", help="Let this alias name it, once all of it is there.")
-    ] = None,
+    alias: NewAlias = None,
     sign: Sign = None,
     as_json: Json = False,
 ) -> None:
@@ -302,9 +303,7 @@ def export(
 def import_(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="What `preheat export` wrote.")],
     location: Artifact,
-    alias: Annotated[
-        str | None, typer.Option(metavar="ALIAS", help="Let this alias name it, once all of it is there.")
-    ] = None,
+    alias: NewAlias = None,
     sign: Sign = None,
     as_json: Json = False,
 ) -> None:

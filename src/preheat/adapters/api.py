@@ -6,15 +6,14 @@ adds to ``function.api``.
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from ..errors import NotFoundError, PreheatError
 from ..service import Service
-from .asgi import read_body
-from .routes import ROUTES, HttpRequest, from_error, match, respond
+from .asgi import read_request
+from .routes import ROUTES, from_error, match, respond
 from .schemas import DOCS
 
 try:
@@ -92,15 +91,11 @@ def _path_parameters(pattern: tuple[str, ...]) -> list[dict[str, object]]:
 
 
 async def _hot(service: Service, request: Request) -> Response:
-    headers: dict[str, str] = {}
-    for name, value in request.headers.items():
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
     try:
-        body = await read_body(request.receive, headers.get("content-length"), service.max_bytes)
+        call = await read_request(request.scope, request.receive, service.max_bytes)
     except PreheatError as error:
         answer = from_error(service, error)
     else:
-        call = HttpRequest(request.method, request.scope["path"], headers, body, time.perf_counter_ns())
         found = await run_in_threadpool(respond, service, call)
         assert found is not None  # noqa: S101 - the path is hot
         answer = found

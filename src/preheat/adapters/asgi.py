@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidRequestError, PreheatError, TooLargeError
 from ..service import State
-from .routes import HttpRequest, HttpResponse, from_error, match, respond
+from .routes import HttpRequest, HttpResponse, add_header, from_error, match, respond
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -64,18 +64,13 @@ class LeanDoor:
         if service.state is State.STARTING and not self._asked_to_start:
             self._asked_to_start = True  # a server that sends no lifespan: the first request starts the model
             self._executor().submit(self.function.start)
-        headers: dict[str, str] = {}
-        for name, value in scope["headers"]:
-            key, text = name.decode("latin-1"), value.decode("latin-1")
-            headers[key] = f"{headers[key]}, {text}" if key in headers else text
         try:
-            body = await read_body(receive, headers.get("content-length"), service.max_bytes)
+            request = await read_request(scope, receive, service.max_bytes)
         except ConnectionResetError:
             return
         except PreheatError as error:
             response: HttpResponse | None = from_error(service, error)
         else:
-            request = HttpRequest(scope["method"], scope["path"], headers, body, time.perf_counter_ns())
             response = await self._in_thread(lambda: respond(service, request))
         assert response is not None  # noqa: S101 - the path is hot
         await send_response(response, scope["method"], send)
@@ -92,6 +87,15 @@ class LeanDoor:
             # Every request that may run or wait has a thread, and a few are left to shed what is over that.
             self._threads = ThreadPoolExecutor(self.function.settings.queue + 64, "preheat")
         return self._threads
+
+
+async def read_request(scope: Scope, receive: Receive, limit: int) -> HttpRequest:
+    """The whole request of an HTTP scope. Raises what ``read_body`` raises."""
+    headers: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        add_header(headers, name, value)
+    body = await read_body(receive, headers.get("content-length"), limit)
+    return HttpRequest(scope["method"], scope["path"], headers, body, time.perf_counter_ns())
 
 
 async def read_body(receive: Receive, announced: str | None, limit: int) -> bytes:

@@ -11,7 +11,7 @@ import httptools
 
 from ..errors import InvalidRequestError, PreheatError, TooLargeError
 from ..service import Service, State
-from .routes import HttpRequest, HttpResponse, from_error, respond
+from .routes import HttpRequest, HttpResponse, add_header, from_error, respond
 
 IDLE_S = 75.0
 """Seconds that a connection may lie idle between requests."""
@@ -183,9 +183,7 @@ class Connection:
         self._url += part
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        key = name.decode("latin-1").lower()
-        text = value.decode("latin-1").strip()
-        self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
+        add_header(self._headers, name.lower(), value.strip())
 
     def on_headers_complete(self) -> None:
         self._in_body = True

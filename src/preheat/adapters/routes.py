@@ -59,6 +59,13 @@ _STATUS: tuple[tuple[type[errors.PreheatError], int, str], ...] = (
 )
 
 
+def add_header(headers: dict[str, str], name: bytes, value: bytes) -> None:
+    """Put a header, its name in lower case, among those of a request; a repeated one is joined with commas
+    (RFC 9110, 5.3)."""
+    key, text = name.decode("latin-1"), value.decode("latin-1")
+    headers[key] = f"{headers[key]}, {text}" if key in headers else text
+
+
 def match(path: str) -> dict[str, tuple[Route, dict[str, str]]]:
     """The hot routes at a path, by method, each with the values of its pattern; empty for a path that is
     not hot."""
