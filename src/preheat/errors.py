@@ -20,12 +20,16 @@
     │   ├── InvalidRequestError       malformed
     │   ├── NotFoundError             no such model, version or route
     │   ├── TooLargeError             over a limit of the artifact or the server
+    │   ├── UnauthenticatedError      no credentials, or none that are known
     │   ├── UnsupportedMediaError     a content type or encoding that is not spoken here
     │   └── UnprocessableError        well formed, and the model refuses it
     └── UnavailableError              the server cannot answer now
         ├── ShedError                 the queue is full, or the server is draining
         ├── FailedStartError          the model did not come up
-        └── TimedOutError             the deadline passed
+        ├── TimedOutError             the deadline passed
+        ├── ThrottledError            the tenant sends more than it may
+        ├── InProgressError           another request with the same idempotency key runs
+        └── LedgerError               the ledger cannot be reached or refuses
 
 A transport maps these to its own statuses, at its edge; nothing here knows HTTP.
 This module imports nothing.
@@ -115,6 +119,10 @@ class UnsupportedMediaError(RequestError):
     code = "unsupported_media_type"
 
 
+class UnauthenticatedError(RequestError):
+    code = "unauthenticated"
+
+
 class UnprocessableError(RequestError):
     code = "unprocessable"
 
@@ -138,3 +146,15 @@ class FailedStartError(UnavailableError):
 
 class TimedOutError(UnavailableError):
     code = "timed_out"
+
+
+class ThrottledError(UnavailableError):
+    code = "throttled"
+
+
+class InProgressError(UnavailableError):
+    code = "in_progress"
+
+
+class LedgerError(UnavailableError):
+    code = "ledger_unavailable"

@@ -54,6 +54,21 @@ class Settings:
     """Seconds that a request may wait for readiness and its turn."""
     max_bytes: int = 0
     """Largest request body, in bytes. 0: the artifact's own limit."""
+    ledger: str = ""
+    """Where the records of requests with an Idempotency-Key lie: ``sqlite:///file``, ``dynamodb://table``,
+    ``redis://host``, ``postgresql://host/database``. Default: a SQLite file in the cache, for one host."""
+    ledger_blobs: str = ""
+    """A folder or a store's URL for outcomes that are too large for the ledger."""
+    ledger_down: str = "fail"
+    """What a keyed request gets while the ledger cannot be reached: ``fail``: 503 and Retry-After; ``open``:
+    it runs without its key."""
+    idempotency: str = "optional"
+    """``off``, ``optional`` or ``required``: what an Idempotency-Key means; per route after commas:
+    ``optional,/predict=required``."""
+    idempotency_expiry: float = 86400.0
+    """Seconds for which an outcome is kept and replayed."""
+    lease: float = 10.0
+    """Seconds after which the key of an instance that died may be run by another; renewed while it lives."""
     require_provider: str = ""
     """Refuse to start on any other execution provider than this."""
     host: str = "0.0.0.0"  # noqa: S104 - a container is reached from outside
@@ -80,6 +95,7 @@ class Settings:
 
     def _check(self) -> None:
         _one_of("PREHEAT_VERIFY", self.verify, ("fetch", "always"))
+        _one_of("PREHEAT_LEDGER_DOWN", self.ledger_down, ("fail", "open"))
         _one_of("PREHEAT_OBJECTIVE", self.objective, ("", "cold", "balanced", "warm"))
         for name in (
             "threads",
@@ -90,6 +106,8 @@ class Settings:
             "cache_bytes",
             "epoch",
             "fetch_timeout",
+            "idempotency_expiry",
+            "lease",
         ):
             if getattr(self, name) < 0:
                 raise SettingsError(f"{PREFIX}{name.upper()} must not be negative")

@@ -21,6 +21,7 @@ LAYERS = (
     {"errors"},
     {"settings", "phases"},
     {"manifest", "tensors", "fingerprint", "stores", "choice", "trust", "highwater"},
+    {"ledger"},
     {"protocol", "tasks", "engine", "download", "cache", "compile", "warmup", "waterfall"},
     {"incoming", "fetch", "remote"},
     {"bootstrap", "service"},
