@@ -22,6 +22,7 @@ LAYERS = (
     {"settings", "phases"},
     {"manifest", "tensors", "fingerprint", "stores", "choice", "trust", "highwater"},
     {"ledger"},
+    {"idempotency"},
     {"protocol", "tasks", "engine", "download", "cache", "compile", "warmup", "waterfall"},
     {"incoming", "fetch", "remote"},
     {"bootstrap", "service"},
