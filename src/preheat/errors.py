@@ -20,6 +20,7 @@
     │   ├── InvalidRequestError       malformed
     │   ├── NotFoundError             no such model, version or route
     │   ├── TooLargeError             over a limit of the artifact or the server
+    │   ├── CancelledError            the request was called off
     │   ├── UnauthenticatedError      no credentials, or none that are known
     │   ├── UnsupportedMediaError     a content type or encoding that is not spoken here
     │   └── UnprocessableError        well formed, and the model refuses it
@@ -117,6 +118,10 @@ class TooLargeError(RequestError):
 
 class UnsupportedMediaError(RequestError):
     code = "unsupported_media_type"
+
+
+class CancelledError(RequestError):
+    code = "cancelled"
 
 
 class UnauthenticatedError(RequestError):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import PreheatError, UsageError
 from .phases import Phase, PhaseClock
-from .service import Service
+from .service import Service, from_settings
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -45,11 +45,7 @@ class Function:
         self.settings = Settings.from_environ(self._environ)
         self.home = os.path.dirname(os.path.abspath(home)) if home else ""
         self.task = task
-        self.service = Service(
-            queue=self.settings.queue,
-            timeout=self.settings.timeout,
-            max_bytes=self.settings.max_bytes,
-        )
+        self.service: Service = from_settings(self.settings, self.settings.cache_dir(self._environ))
         self._starting = Lock()
         self._loading = Lock()
         self._api: FastAPI | None = None

@@ -24,7 +24,7 @@ from .adapters.connection import Connection
 from .adapters.routes import HttpRequest, HttpResponse, from_error
 from .errors import PreheatError, UsageError
 from .function import Function, target
-from .service import Service
+from .service import Service, from_settings
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def main(environ: Mapping[str, str] | None = None) -> int:
         settings = Settings.from_environ(environ)
         if not settings.artifact:
             raise UsageError("nothing to serve: set PREHEAT_ARTIFACT to an artifact folder or an app.py")
-        service = Service(queue=settings.queue, timeout=settings.timeout, max_bytes=settings.max_bytes)
+        service = from_settings(settings, settings.cache_dir(environ))
         server = Server(listen(settings.host, settings.port), service)
     except PreheatError as error:
         return _told(error)
@@ -67,7 +67,9 @@ def main(environ: Mapping[str, str] | None = None) -> int:
     gc.freeze()
     gc.enable()
     stop.wait()
-    return 0 if server.drain(GRACE_S) else 1
+    drained = server.drain(GRACE_S)
+    service.close()
+    return 0 if drained else 1
 
 
 def _told(error: PreheatError) -> int:

@@ -1,23 +1,27 @@
-"""One core behind every door: request -> admission -> engine -> outcome. It knows no transport.
+"""One core behind every door: request -> admission -> ledger -> engine -> outcome. It knows no transport.
 
-Requests that arrive before readiness wait for it; at most ``concurrency`` run at once; at most ``queue`` more
-wait for a turn, and one more than that is shed before any work is done for it.
+Requests that arrive before readiness wait for it. A request is decoded and checked first, so that what cannot
+be answered claims nothing; then its key is claimed, if it has one; then it takes its turn at the engine.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from threading import Event, Lock
 from typing import TYPE_CHECKING, NamedTuple
 
-from .errors import FailedStartError, PreheatError, ShedError, TimedOutError
+from .admission import Admission, Place
+from .answer import Answer, pack, unpack
+from .errors import FailedStartError, PreheatError, ShedError, TimedOutError, UnprocessableError
 
 if TYPE_CHECKING:
     from .bootstrap import Loaded
+    from .idempotency import Idempotency
+    from .settings import Settings
+    from .tensors import Tensors
 
 DEFAULT_MAX_BYTES = 16 * 1024 * 1024
 """Largest body until the artifact's own limit is known."""
@@ -32,46 +36,81 @@ class State(Enum):
     """Finishing what was accepted; nothing new is taken."""
 
 
-class Answer(NamedTuple):
-    """What a piece of work gives back: bytes, ready to be sent by any door."""
+class Call(NamedTuple):
+    """A request, decoded and checked: what to run, and what to make of it."""
 
-    body: bytes
-    content_type: str = "application/json"
-    headers: tuple[tuple[str, str], ...] = ()
+    inputs: Tensors
+    finish: Callable[[Tensors], Answer]
+    """The answer from the outputs. Raises RequestError where they cannot be told."""
+    outputs: Sequence[str] | None = None
+    """Names of those wanted; None for all."""
+
+
+class Key(NamedTuple):
+    """A request's idempotency key, in its scope."""
+
+    name: str
+    """The record's name in the ledger."""
+    fingerprint: Callable[[Loaded], str]
+    """What another request under the same key must equal."""
+    wait: float = 0.0
+    """Seconds to wait for another execution of the key that runs now."""
 
 
 class Request(NamedTuple):
-    """One piece of work, and when it came in."""
-
-    work: Callable[[Loaded], Answer]
-    """Decode, run, encode. Called at most once, when the request's turn has come."""
+    prepare: Callable[[Loaded], Call]
+    """Decode and check; called at most once. Raises RequestError."""
     arrived_ns: int
-    """``perf_counter_ns`` at arrival; the deadline counts from here."""
+    """``perf_counter_ns`` at arrival."""
+    deadline_ns: int = 0
+    """``perf_counter_ns`` after which no answer is wanted; 0: the service's own timeout alone."""
+    tenant: str = ""
+    key: Key | None = None
 
 
 class Outcome(NamedTuple):
-    answer: Answer
+    answer: Answer | PreheatError
+    """An error only where it was recorded, and is replayed as the answer is."""
     cold: bool
     """Whether the request waited for the start, or was the first after it."""
     waited_ns: int
-    """From arrival to its turn."""
+    """From arrival to its turn; all of the time where it had none."""
     ran_ns: int
+    replayed: bool = False
+    """Whether another execution of its key gave the answer."""
+    degraded: str = ""
+    """In what way this is less than was asked for; empty for none."""
 
 
 class Service:
-    def __init__(self, *, queue: int, timeout: float, max_bytes: int = 0) -> None:
+    """``idempotency``: opens the ledger when the first key comes."""
+
+    def __init__(
+        self,
+        *,
+        queue: int,
+        timeout: float,
+        max_bytes: int = 0,
+        rate: float = 0.0,
+        burst: int = 0,
+        idempotency: Callable[[], Idempotency] | None = None,
+        modes: Mapping[str, str] | None = None,
+    ) -> None:
         self.instance = os.urandom(8).hex()
         """Id of this instance, told with every answer."""
         self.max_bytes = max_bytes or DEFAULT_MAX_BYTES
         """Largest request body, in bytes, before and after decompression."""
-        self.queue = queue
         self.timeout = timeout
-        """Seconds that a request may wait for readiness and its turn."""
+        """Seconds from arrival to the answer."""
         self.state = State.STARTING
+        self.modes = modes or {"": "off"}
+        """Per route, and under the empty name for all others: whether a request's key is ``off``,
+        ``optional`` or ``required``."""
+        self.admission = Admission(queue, rate=rate, burst=burst)
+        self._open_idempotency = idempotency
+        self._idempotency: Idempotency | None = None
         self._loaded: Loaded | None = None
         self._failure = ""
-        self._running = 0
-        self._line: deque[_Turn] = deque()
         self._answered = False
         self._lock = Lock()
         self._settled = Event()
@@ -83,111 +122,148 @@ class Service:
             self.max_bytes = loaded.max_bytes
             if self.state is State.STARTING:
                 self.state = State.READY
-            while self._line and self._running < loaded.concurrency:
-                self._running += 1
-                self._line.popleft().come()
+        self.admission.open(loaded.concurrency)
         self._settled.set()
 
     def fail(self, error: PreheatError) -> None:
         """The start failed: tell everyone who waits."""
         with self._lock:
             self.state, self._failure = State.FAILED, str(error)
-            while self._line:
-                self._line.popleft().come()
+        self.admission.close(self._failed(), waiting=True)
         self._settled.set()
 
     def drain(self) -> None:
         """Take nothing new, and finish what was accepted; after a failed start there is nothing to finish."""
         with self._lock:
-            if self.state is not State.FAILED:
-                self.state = State.DRAINING
+            if self.state is State.FAILED:
+                return
+            self.state = State.DRAINING
+        self.admission.close(ShedError("the server is shutting down"), waiting=False)
+
+    def close(self) -> None:
+        """Give up the keys that are held, and close the ledger's client."""
+        if self._idempotency is not None:
+            self._idempotency.close()
 
     @property
     def current(self) -> Loaded | None:
         """What was loaded, without waiting for it."""
         return self._loaded
 
-    def loaded(self, arrived_ns: int) -> Loaded:
+    def loaded(self, arrived_ns: int, deadline_ns: int = 0) -> Loaded:
         """What was loaded, waiting for it as a request would. Raises UnavailableError."""
-        if not self._settled.wait(self._left(arrived_ns)):
-            raise self._timed_out()
+        until = self._until(arrived_ns, deadline_ns)
+        if not self._settled.wait(max(until - time.perf_counter(), 0.0)):
+            raise TimedOutError("its deadline passed before the model was there")
         if self._loaded is None:
             raise self._failed()
         return self._loaded
 
-    def handle(self, request: Request) -> Outcome:
-        """Run a request when its turn has come.
+    @property
+    def idempotency(self) -> Idempotency:
+        """The ledger's side of keyed requests, opened when it is first asked for."""
+        with self._lock:
+            if self._idempotency is None:
+                assert self._open_idempotency is not None  # noqa: S101 - a door asks where keys are taken
+                self._idempotency = self._open_idempotency()
+            return self._idempotency
 
-        Raises ShedError where the queue is full or the server drains, TimedOutError where the deadline
-        passed before the turn came, FailedStartError, and what the work itself raises.
+    def handle(self, request: Request) -> Outcome:
+        """Answer a request when its turn has come.
+
+        Raises ShedError where there is no room or the server drains, ThrottledError where its tenant sends
+        too much, TimedOutError where the deadline passed, FailedStartError, what ``Idempotency.run`` raises
+        for a keyed request, and RequestError for what cannot be answered.
         """
-        loaded = self._enter(request.arrived_ns)
-        began = time.perf_counter_ns()
+        until = self._until(request.arrived_ns, request.deadline_ns)
+        if time.perf_counter() > until:
+            raise TimedOutError("its deadline had passed when it came")
+        run = _Run(self.admission.enter(request.tenant), until)
         try:
-            answer = request.work(loaded)
+            loaded = self.loaded(request.arrived_ns, request.deadline_ns)
+            call = request.prepare(loaded)
+            answer: Answer | PreheatError
+            replayed, degraded = False, ""
+            if request.key is None:
+                answer = run.answer(self.admission, loaded, call)
+            else:
+                result = self.idempotency.run(
+                    request.key.name,
+                    request.key.fingerprint(loaded),
+                    lambda: pack(_outcome(lambda: run.answer(self.admission, loaded, call))),
+                    wait=min(request.key.wait, max(until - time.perf_counter(), 0.0)),
+                )
+                answer, replayed = unpack(result.outcome), result.replayed
+                degraded = "ledger" if result.degraded else ""
         finally:
-            self._leave()
-        ended = time.perf_counter_ns()
+            self.admission.leave(run.place)
         cold = request.arrived_ns < loaded.report.ready_ns
         with self._lock:
             first, self._answered = not self._answered, True
         if first:
             loaded.report.first_request(request.arrived_ns)
-        return Outcome(answer, cold or first, began - request.arrived_ns, ended - began)
+        waited_ns = (run.began_ns or time.perf_counter_ns()) - request.arrived_ns
+        return Outcome(answer, cold or first, waited_ns, run.ended_ns - run.began_ns, replayed, degraded)
 
-    def _enter(self, arrived_ns: int) -> Loaded:
-        """Return when the request's turn has come: first come, first served."""
-        with self._lock:
-            if self.state is State.FAILED:
-                raise self._failed()
-            if self.state is State.DRAINING:
-                raise ShedError("the server is shutting down")
-            if self._loaded is not None and self._running < self._loaded.concurrency:
-                self._running += 1
-                return self._loaded
-            if len(self._line) >= self.queue:
-                raise ShedError(f"{len(self._line)} requests are waiting already")
-            turn = _Turn()
-            self._line.append(turn)
-        if not turn.wait(self._left(arrived_ns)):
-            with self._lock:
-                if turn in self._line:
-                    self._line.remove(turn)
-                    raise self._timed_out()
-            # Its turn came in the very moment in which the wait ended.
-        if self._loaded is None:
-            raise self._failed()
-        return self._loaded
-
-    def _leave(self) -> None:
-        """Hand the turn to the first in line, or give it back."""
-        with self._lock:
-            if self._line:
-                self._line.popleft().come()
-            else:
-                self._running -= 1
-
-    def _left(self, arrived_ns: int) -> float:
-        """Seconds until the deadline of a request, at least 0."""
-        return max(arrived_ns / 1e9 + self.timeout - time.perf_counter(), 0.0)
-
-    def _timed_out(self) -> TimedOutError:
-        return TimedOutError(f"no turn came within {self.timeout:g} s")
+    def _until(self, arrived_ns: int, deadline_ns: int) -> float:
+        """``time.perf_counter`` at which a request's time is up."""
+        until = arrived_ns / 1e9 + self.timeout
+        return min(until, deadline_ns / 1e9) if deadline_ns else until
 
     def _failed(self) -> FailedStartError:
         return FailedStartError(f"the model did not start: {self._failure}")
 
 
-class _Turn:
-    """One request's place in line. A lock of its own wakes that request and no other."""
+class _Run:
+    """One request's way through the engine."""
 
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._lock.acquire()
+    def __init__(self, place: Place, until: float) -> None:
+        self.place = place
+        self.until = until
+        self.began_ns = 0
+        self.ended_ns = 0
 
-    def come(self) -> None:
-        self._lock.release()
+    def answer(self, admission: Admission, loaded: Loaded, call: Call) -> Answer:
+        """Wait for a turn, run, encode. Raises TimedOutError where that took longer than there was time."""
+        admission.turn(self.place, self.until)
+        self.began_ns = time.perf_counter_ns()
+        try:
+            outputs = loaded.engine.run(call.inputs, call.outputs)
+        finally:
+            self.ended_ns = time.perf_counter_ns()
+            admission.done()
+        answer = call.finish(outputs)
+        if time.perf_counter() > self.until:
+            raise TimedOutError("its deadline passed while it ran")
+        return answer
 
-    def wait(self, seconds: float) -> bool:
-        """Whether the turn came in time."""
-        return self._lock.acquire(timeout=seconds)
+
+def _outcome(work: Callable[[], Answer]) -> Answer | PreheatError:
+    """The answer, or the refusal of the model, which is the request's outcome as much."""
+    try:
+        return work()
+    except UnprocessableError as error:
+        return error
+
+
+def from_settings(settings: Settings, cache_dir: str) -> Service:
+    """The service as the settings want it."""
+
+    def idempotency() -> Idempotency:
+        from .idempotency import Idempotency  # the first keyed request needs it, no other
+        from .ledger import open_ledger
+
+        ledger = open_ledger(settings.ledger or f"sqlite:///{cache_dir}/ledger.sqlite3")
+        return Idempotency(
+            ledger, lease=settings.lease, keep=settings.idempotency_expiry, down=settings.ledger_down
+        )
+
+    return Service(
+        queue=settings.queue,
+        timeout=settings.timeout,
+        max_bytes=settings.max_bytes,
+        rate=settings.rate,
+        burst=settings.burst,
+        idempotency=idempotency,
+        modes=settings.idempotency_modes(),
+    )

@@ -51,7 +51,11 @@ class Settings:
     queue: int = 128
     """Requests that may wait, for readiness or for a turn; one more is shed."""
     timeout: float = 60.0
-    """Seconds that a request may wait for readiness and its turn."""
+    """Seconds from a request's arrival to its answer, unless it brings a shorter time itself."""
+    rate: float = 0.0
+    """Requests a second that each tenant may send; 0: any number."""
+    burst: int = 0
+    """How many of them may come at once. 0: as many as in one second."""
     max_bytes: int = 0
     """Largest request body, in bytes. 0: the artifact's own limit."""
     ledger: str = ""
@@ -107,12 +111,32 @@ class Settings:
             "epoch",
             "fetch_timeout",
             "idempotency_expiry",
-            "lease",
+            "rate",
+            "burst",
         ):
             if getattr(self, name) < 0:
                 raise SettingsError(f"{PREFIX}{name.upper()} must not be negative")
+        if self.lease < 0.1:
+            raise SettingsError("PREHEAT_LEASE must be at least 0.1 seconds")
+        self.idempotency_modes()
         if not 0 <= self.port <= 65535:
             raise SettingsError(f"PORT must lie between 0 and 65535, not {self.port}")
+
+    def idempotency_modes(self) -> dict[str, str]:
+        """``off``, ``optional`` or ``required`` by route; under the empty name for every other route.
+
+        Raises SettingsError for another word.
+        """
+        modes = {"": "optional"}
+        for part in self.idempotency.split(","):
+            route, _, mode = part.strip().rpartition("=")
+            if mode not in ("off", "optional", "required") or (route and not route.startswith("/")):
+                raise SettingsError(
+                    "PREHEAT_IDEMPOTENCY must be off, optional or required, or /route= and one of these, "
+                    f"separated by commas; not {part.strip()!r}"
+                )
+            modes[route] = mode
+        return modes
 
     def cache_dir(self, environ: Mapping[str, str]) -> str:
         """The cache folder: PREHEAT_CACHE, ``/tmp`` on Lambda, else the user's cache folder."""

@@ -51,7 +51,8 @@ def _asgi(app: Any) -> Door:
     async def send(method: str, path: str, body: bytes, headers: dict[str, str]) -> httpx.Response:
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return await client.request(method, path, content=body or None, headers=headers)
+            raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+            return await client.request(method, path, content=body or None, headers=raw)
 
     def ask(method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
         import asyncio

@@ -22,7 +22,7 @@ LAYERS = (
     {"settings", "phases"},
     {"manifest", "tensors", "fingerprint", "stores", "choice", "trust", "highwater"},
     {"ledger"},
-    {"idempotency"},
+    {"idempotency", "admission", "answer"},
     {"protocol", "tasks", "engine", "download", "cache", "compile", "warmup", "waterfall"},
     {"incoming", "fetch", "remote"},
     {"bootstrap", "service"},
@@ -108,7 +108,7 @@ def test_only_build_time_modules_name_build_time_libraries() -> None:
 
 
 COLD = """
-import json, sys
+import json, sys, time
 from preheat import phases
 from preheat.function import target
 from preheat.adapters.connection import Connection
@@ -117,7 +117,7 @@ function = target(sys.argv[1], {"PREHEAT_ARTIFACT": sys.argv[1], "PREHEAT_CACHE"
 function.start(phases.PhaseClock())
 body = sys.argv[3].encode()
 headers = {"content-type": "application/json"}
-answer = respond(function.service, HttpRequest("POST", "/predict", headers, body, 0))
+answer = respond(function.service, HttpRequest("POST", "/predict", headers, body, time.perf_counter_ns()))
 assert answer.status == 200, answer
 print(json.dumps(sorted(sys.modules)))
 """

@@ -7,16 +7,18 @@ from typing import Any, cast
 
 import pytest
 
+from preheat.answer import Answer
 from preheat.bootstrap import Loaded
-from preheat.errors import EngineError, FailedStartError, ShedError, TimedOutError
+from preheat.errors import EngineError, FailedStartError, ShedError, ThrottledError, TimedOutError
 from preheat.phases import ColdStartReport, PhaseClock
-from preheat.service import Answer, Outcome, Request, Service, State
+from preheat.service import Call, Outcome, Request, Service, State
 
 
 def loaded(concurrency: int = 1) -> Loaded:
     report = ColdStartReport(PhaseClock(), instance="i", facts={})
+    engine = SimpleNamespace(run=lambda inputs, _outputs: inputs())
     return Loaded(
-        cast(Any, SimpleNamespace()),
+        cast(Any, engine),
         cast(Any, None),
         report,
         concurrency=concurrency,
@@ -25,8 +27,10 @@ def loaded(concurrency: int = 1) -> Loaded:
     )
 
 
-def request(work: Any = None) -> Request:
-    return Request(work or (lambda _: Answer(b"done")), time.perf_counter_ns())
+def request(work: Any = None, tenant: str = "", deadline_ns: int = 0) -> Request:
+    """A request whose run is ``work()``."""
+    call = Call(work or (lambda: Answer(b"done")), cast(Any, lambda outputs: outputs))
+    return Request(lambda _: call, time.perf_counter_ns(), deadline_ns, tenant)
 
 
 def in_threads(service: Service, requests: list[Request]) -> list[Any]:
@@ -69,7 +73,7 @@ def test_no_more_run_at_once_than_may() -> None:
     running: list[int] = []
     most: list[int] = []
 
-    def work(_: Loaded) -> Answer:
+    def work() -> Answer:
         running.append(1)
         most.append(len(running))
         time.sleep(0.01)
@@ -87,7 +91,7 @@ def test_a_full_queue_sheds_before_any_work() -> None:
     hold = threading.Event()
     ran: list[int] = []
 
-    def work(_: Loaded) -> Answer:
+    def work() -> Answer:
         ran.append(1)
         hold.wait(5)
         return Answer(b"")
@@ -106,7 +110,7 @@ def test_turns_come_in_the_order_of_arrival_and_newcomers_do_not_pass() -> None:
     hold, order = threading.Event(), []
 
     def work(i: int) -> Any:
-        return lambda _: (hold.wait(5), order.append(i), Answer(b""))[2]
+        return lambda: (hold.wait(5), order.append(i), Answer(b""))[2]
 
     threads = [threading.Thread(target=service.handle, args=(request(work(i)),)) for i in range(20)]
     for thread in threads:
@@ -122,7 +126,7 @@ def test_turns_come_in_the_order_of_arrival_and_newcomers_do_not_pass() -> None:
 def test_those_whose_deadline_passes_leave_the_line_and_lose_no_turn() -> None:
     service = Service(queue=50, timeout=0.1)
     service.ready(loaded(concurrency=2))
-    slow = [request(lambda _: (time.sleep(0.03), Answer(b""))[1]) for _ in range(40)]
+    slow = [request(lambda: (time.sleep(0.03), Answer(b""))[1]) for _ in range(40)]
     outcomes = in_threads(service, slow)
     answered = [o for o in outcomes if isinstance(o, Outcome)]
     assert len(answered) + sum(isinstance(o, TimedOutError) for o in outcomes) == 40
@@ -133,7 +137,7 @@ def test_those_whose_deadline_passes_leave_the_line_and_lose_no_turn() -> None:
 
 def test_the_deadline_counts_from_arrival() -> None:
     service = Service(queue=2, timeout=0.05)
-    with pytest.raises(TimedOutError, match=r"within 0.05 s"):
+    with pytest.raises(TimedOutError, match="before the model was there"):
         service.handle(request())
 
 
@@ -149,7 +153,7 @@ def test_work_that_fails_gives_its_turn_back() -> None:
     service = Service(queue=2, timeout=5)
     service.ready(loaded())
 
-    def fail(_: Loaded) -> Answer:
+    def fail() -> Answer:
         raise ValueError("no")
 
     for _ in range(3):
@@ -162,7 +166,95 @@ def test_draining_takes_nothing_new_and_finishes_what_runs() -> None:
     service = Service(queue=2, timeout=5)
     service.ready(loaded())
     threading.Timer(0.05, service.drain).start()
-    running = request(lambda _: (time.sleep(0.2), Answer(b"kept"))[1])
+    running = request(lambda: (time.sleep(0.2), Answer(b"kept"))[1])
     assert service.handle(running).answer.body == b"kept"
     with pytest.raises(ShedError, match="shutting down"):
         service.handle(request())
+
+
+def test_tenants_take_turns_and_a_flood_delays_nobody_else() -> None:
+    service = Service(queue=50, timeout=5)
+    service.ready(loaded())
+    hold, order = threading.Event(), []
+
+    def work(name: str) -> Any:
+        return lambda: (hold.wait(5), order.append(name), Answer(b""))[2]
+
+    threads = []
+    for name in ["loud"] * 20 + ["quiet"] * 2:
+        threads.append(threading.Thread(target=service.handle, args=(request(work(name), name),)))
+        threads[-1].start()
+        time.sleep(0.005)
+    hold.set()
+    for thread in threads:
+        thread.join(10)
+    assert order[:6] == ["loud", "loud", "quiet", "loud", "quiet", "loud"]
+
+
+def test_where_every_place_is_taken_the_tenant_with_the_most_loses_its_newest() -> None:
+    service = Service(queue=6, timeout=5)
+    service.ready(loaded())
+    hold = threading.Event()
+    loud = [request(lambda: (hold.wait(5), Answer(b"loud"))[1], "loud") for _ in range(7)]
+    flood, results = [], []
+
+    def run(one: Request) -> None:
+        try:
+            results.append(service.handle(one).answer)
+        except ShedError as error:
+            results.append(error)
+
+    for one in loud:
+        flood.append(threading.Thread(target=run, args=(one,)))
+        flood[-1].start()
+        time.sleep(0.005)
+    with pytest.raises(ShedError):
+        service.handle(request(tenant="loud"))
+    quiet = threading.Thread(target=run, args=(request(tenant="quiet"),))
+    quiet.start()
+    time.sleep(0.05)
+    assert [type(result) for result in results] == [ShedError]
+    assert "the most of them" in str(results[0])
+    hold.set()
+    for thread in [*flood, quiet]:
+        thread.join(10)
+    assert sorted(a.body for a in results if isinstance(a, Answer)) == [b"done"] + [b"loud"] * 6
+
+
+def test_a_tenant_over_its_rate_is_throttled_and_others_are_not() -> None:
+    service = Service(queue=50, timeout=5, rate=20, burst=3)
+    service.ready(loaded())
+    for _ in range(3):
+        service.handle(request(tenant="a"))
+    with pytest.raises(ThrottledError, match="more than 20 requests a second") as caught:
+        service.handle(request(tenant="a"))
+    assert caught.value.retry_after == 1
+    service.handle(request(tenant="b"))
+    time.sleep(0.06)
+    service.handle(request(tenant="a"))
+
+
+def test_a_deadline_of_its_own_is_held_before_queueing_before_running_and_after() -> None:
+    service = Service(queue=5, timeout=5)
+    service.ready(loaded())
+
+    def soon(seconds: float) -> int:
+        return time.perf_counter_ns() + int(seconds * 1e9)
+
+    def never() -> Answer:
+        raise AssertionError("this must not run")
+
+    with pytest.raises(TimedOutError, match="had passed when it came"):
+        service.handle(request(never, deadline_ns=soon(-0.01)))
+    with pytest.raises(TimedOutError, match="while it ran"):
+        service.handle(request(lambda: (time.sleep(0.1), Answer(b""))[1], deadline_ns=soon(0.03)))
+    holder = threading.Thread(
+        target=service.handle, args=(request(lambda: (time.sleep(0.2), Answer(b""))[1]),)
+    )
+    holder.start()
+    time.sleep(0.02)
+    with pytest.raises(TimedOutError, match="before its turn came"):
+        service.handle(request(never, deadline_ns=soon(0.05)))
+    holder.join()
+    assert service.admission.taken == 0
+    assert service.admission.running == 0

@@ -13,12 +13,14 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import errors
+from ..answer import Answer
 from ..errors import InvalidRequestError, NotFoundError, TooLargeError, UnsupportedMediaError
 from ..protocol import strict_json
-from ..service import Answer, Request, Service, State
+from ..service import Call, Request, Service, State
 
 if TYPE_CHECKING:
     from ..bootstrap import Loaded
+    from ..tensors import Tensors
 
 Headers = list[tuple[str, str]]
 
@@ -32,6 +34,10 @@ class HttpRequest(NamedTuple):
     body: bytes
     arrived_ns: int
     """``perf_counter_ns`` when its last byte had come."""
+    principal: str = ""
+    """Who sends it, where the platform has verified that; never what a header says."""
+    deadline_ns: int = 0
+    """``perf_counter_ns`` at which the platform's own time for it is up; 0: none is known."""
 
 
 class HttpResponse(NamedTuple):
@@ -52,8 +58,13 @@ _STATUS: tuple[tuple[type[errors.PreheatError], int, str], ...] = (
     (errors.TooLargeError, 413, "rejected"),
     (errors.UnsupportedMediaError, 415, "rejected"),
     (errors.UnprocessableError, 422, "rejected"),
+    (errors.UnauthenticatedError, 401, "rejected"),
+    (errors.CancelledError, 410, "rejected"),
     (errors.RequestError, 400, "rejected"),
+    (errors.InProgressError, 409, "in_progress"),
+    (errors.ThrottledError, 429, "throttled"),
     (errors.TimedOutError, 504, "timed_out"),
+    (errors.LedgerError, 503, "unavailable"),
     (errors.FailedStartError, 503, "unavailable"),
     (errors.UnavailableError, 503, "shed"),
 )
@@ -115,6 +126,8 @@ def from_error(service: Service, error: errors.PreheatError) -> HttpResponse:
             extra = {}
             if isinstance(error, errors.UnavailableError):
                 extra["retry-after"] = str(error.retry_after)
+            if status == 401:
+                extra["www-authenticate"] = "Bearer"
             return _error(service, status, error.code, str(error), outcome, **extra)
     return _error(service, 500, error.code, str(error), "failed")
 
@@ -157,55 +170,63 @@ def _model_ready(service: Service, request: HttpRequest, values: dict[str, str])
 
 
 def _infer(service: Service, request: HttpRequest, values: dict[str, str]) -> HttpResponse:
-    def work(loaded: Loaded) -> Answer:
+    def prepare(loaded: Loaded) -> Call:
         from ..protocol import v2
 
         manifest = _named(loaded, values).engine.manifest
-        body, length = _body(service, request), request.headers.get("inference-header-content-length")
+        body, length = read_body(service, request), request.headers.get("inference-header-content-length")
         _content_type(request, ("application/json", "application/octet-stream"))
         if length is not None and not (length.isascii() and length.isdigit()):
             raise InvalidRequestError("Inference-Header-Content-Length must be a whole number of bytes")
         call = v2.decode(body, None if length is None else int(length), manifest)
-        outputs = loaded.engine.run(call.inputs, call.output_names)
-        data, header = v2.encode(call, outputs, manifest, labels=manifest.options.get("labels", ()))
-        if header is None:
-            return Answer(data)
-        return Answer(data, "application/octet-stream", (("inference-header-content-length", str(header)),))
 
-    return _handle(service, request, work)
+        def finish(outputs: Tensors) -> Answer:
+            data, header = v2.encode(call, outputs, manifest, labels=manifest.options.get("labels", ()))
+            if header is None:
+                return Answer(data)
+            headers = (("inference-header-content-length", str(header)),)
+            return Answer(data, "application/octet-stream", headers)
+
+        return Call(call.inputs, finish, call.output_names)
+
+    return _handle(service, request, prepare)
 
 
 def _predict(service: Service, request: HttpRequest, _values: dict[str, str]) -> HttpResponse:
-    def work(loaded: Loaded) -> Answer:
+    def prepare(loaded: Loaded) -> Call:
         from ..tasks import prepare
 
         kind = _content_type(request, ("application/json", *loaded.task.accepts))
-        body = _body(service, request)
+        body = read_body(service, request)
         payload = strict_json.loads(body) if kind == "application/json" else body
         inputs = prepare(loaded.task, payload, loaded.engine.manifest.inputs)
-        answer = loaded.task.finish(loaded.engine.run(inputs), inputs)
-        try:
-            return Answer(json.dumps(answer, allow_nan=False).encode())
-        except ValueError:
-            raise errors.UnprocessableError(
-                "the model's answer holds NaN or infinite values, which JSON cannot carry; "
-                "ask /v2 for binary output",
-                code="nonfinite_output",
-            ) from None
 
-    return _handle(service, request, work)
+        def finish(outputs: Tensors) -> Answer:
+            answer = loaded.task.finish(outputs, inputs)
+            try:
+                return Answer(json.dumps(answer, allow_nan=False).encode())
+            except ValueError:
+                raise errors.UnprocessableError(
+                    "the model's answer holds NaN or infinite values, which JSON cannot carry; "
+                    "ask /v2 for binary output",
+                    code="nonfinite_output",
+                ) from None
+
+        return Call(inputs, finish)
+
+    return _handle(service, request, prepare)
 
 
 def _embeddings(service: Service, request: HttpRequest, _values: dict[str, str]) -> HttpResponse:
-    def work(loaded: Loaded) -> Answer:
+    def prepare(loaded: Loaded) -> Call:
         from ..protocol import openai
 
         _content_type(request, ("application/json",))
-        return Answer(
-            openai.embeddings(strict_json.loads(_body(service, request)), loaded.engine, loaded.task)
-        )
+        document = strict_json.loads(read_body(service, request))
+        inputs, encode = openai.embeddings(document, loaded.engine.manifest, loaded.task)
+        return Call(inputs, lambda outputs: Answer(encode(outputs)))
 
-    return _handle(service, request, work)
+    return _handle(service, request, prepare)
 
 
 def _coldstart(service: Service, request: HttpRequest, _values: dict[str, str]) -> HttpResponse:
@@ -240,21 +261,38 @@ for _route in ROUTES:
 # What they share
 
 
-def _handle(service: Service, request: HttpRequest, work: Callable[[Loaded], Answer]) -> HttpResponse:
-    outcome = service.handle(Request(work, request.arrived_ns))
+def _handle(service: Service, request: HttpRequest, prepare: Callable[[Loaded], Call]) -> HttpResponse:
+    tenant = request.principal
+    key = None
+    if service.modes[""] == "required" or len(service.modes) > 1 or "idempotency-key" in request.headers:
+        from .keys import read_key  # most requests have none
+
+        key = read_key(service, request, tenant)
+    outcome = service.handle(Request(prepare, request.arrived_ns, request.deadline_ns, tenant, key))
     loaded = service.loaded(request.arrived_ns)
+    start = "cold" if outcome.cold else "warm"
     timing = f"wait;dur={outcome.waited_ns / 1e6:.3f}, run;dur={outcome.ran_ns / 1e6:.3f}"
     if outcome.cold:
         timing = f"{loaded.report.server_timing()}, {timing}"
-    headers = [
-        ("content-type", outcome.answer.content_type),
-        *outcome.answer.headers,
-        *_own(service, outcome="ok", start="cold" if outcome.cold else "warm"),
-        ("server-timing", timing),
-    ]
-    if loaded.fallback:
-        headers.append(("x-preheat-degraded", f"variant={loaded.engine.variant.name}"))
-    return HttpResponse(200, headers, outcome.answer.body)
+    if isinstance(outcome.answer, errors.PreheatError):
+        response = from_error(service, outcome.answer)
+        headers = [*response.headers, ("x-preheat-start", start)]
+        status, body = response.status, response.body
+    else:
+        status, body = 200, outcome.answer.body
+        headers = [
+            ("content-type", outcome.answer.content_type),
+            *outcome.answer.headers,
+            *_own(service, outcome="ok", start=start),
+        ]
+    headers.append(("server-timing", timing))
+    if outcome.replayed:
+        headers.append(("x-preheat-replayed", "true"))
+    degraded = [f"variant={loaded.engine.variant.name}"] if loaded.fallback else []
+    degraded += [outcome.degraded] if outcome.degraded else []
+    if degraded:
+        headers.append(("x-preheat-degraded", ", ".join(degraded)))
+    return HttpResponse(status, headers, body)
 
 
 def _own(service: Service, outcome: str | None = None, start: str | None = None) -> Headers:
@@ -299,7 +337,7 @@ def _content_type(request: HttpRequest, accepted: tuple[str, ...]) -> str:
     raise UnsupportedMediaError(f"the content type must be {' or '.join(accepted)}, not {kind!r}{hint}")
 
 
-def _body(service: Service, request: HttpRequest) -> bytes:
+def read_body(service: Service, request: HttpRequest) -> bytes:
     """The body, decompressed, never larger than the limit. Raises TooLargeError before it would be."""
     limit = service.max_bytes
     encoding = request.headers.get("content-encoding", "identity").strip().lower()

@@ -7,6 +7,7 @@ meaningful for a model that was trained for it. ``user`` and unknown fields have
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,7 +18,6 @@ from ..tensors import Array, Tensors
 from .values import dumps, shown
 
 if TYPE_CHECKING:
-    from ..engine import Engine
     from ..manifest import Manifest
     from ..tasks import Task
 
@@ -40,21 +40,27 @@ class EmbeddingsRequest(NamedTuple):
     dimensions: int | None = None
 
 
-def embeddings(document: object, engine: Engine, task: Task) -> bytes:
-    """Answer a request, decoded from JSON; gives the answer's JSON.
+def embeddings(
+    document: object, manifest: Manifest, task: Task
+) -> tuple[Tensors, Callable[[Tensors], bytes]]:
+    """Read a request, decoded from JSON: the model's inputs, and what makes the answer's JSON of its outputs.
 
     Raises NotFoundError where the task gives no embeddings, and RequestError for what cannot be answered.
     """
     if not all(callable(getattr(task, name, None)) for name in ("vectors", "token_counts")):
-        raise NotFoundError(f"the model {engine.manifest.name!r} gives no embeddings")
+        raise NotFoundError(f"the model {manifest.name!r} gives no embeddings")
     embedder: Embedder = task  # type: ignore[assignment]  # its methods were just seen
-    request = decode(document, engine.manifest)
+    request = decode(document, manifest)
     dimension = getattr(task, "dimension", None)
     if dimension is not None:
         _check_dimensions(request, dimension)
-    inputs = prepare(task, {"input": request.input}, engine.manifest.inputs)
-    vectors = embedder.vectors(engine.run(inputs), inputs)
-    return encode(request, vectors, sum(embedder.token_counts(inputs)), engine.manifest.name)
+    inputs = prepare(task, {"input": request.input}, manifest.inputs)
+
+    def answer(outputs: Tensors) -> bytes:
+        tokens = sum(embedder.token_counts(inputs))
+        return encode(request, embedder.vectors(outputs, inputs), tokens, manifest.name)
+
+    return inputs, answer
 
 
 def decode(document: object, manifest: Manifest) -> EmbeddingsRequest:

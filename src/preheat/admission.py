@@ -1,0 +1,186 @@
+"""Who comes in, who waits, who runs, who is sent away: bounded, and fair between tenants.
+
+A request takes a place when it comes and gives it back when it leaves; to run, it takes a turn. There are as
+many turns as may run at once, and ``queue`` places more than turns. Turns go round the tenants that wait, and
+within a tenant to whoever came first. Where every place is taken, a tenant that has more than its share loses
+its newest one that waits (longest queue drop: Suter, Lakshman, Stiliadis, Choudhury 1998).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from threading import Lock
+
+from .errors import PreheatError, ShedError, ThrottledError, TimedOutError
+
+_FULL = "the server has all the requests that it can hold"
+MAX_BUCKETS = 10_000
+"""Tenants whose rate is remembered; who sent nothing for longest is forgotten first."""
+
+
+class Place:
+    """One request's place. A lock of its own wakes that request and no other."""
+
+    def __init__(self, tenant: str) -> None:
+        self.tenant = tenant
+        self.error: PreheatError | None = None
+        """Why its turn will not come."""
+        self.waiting = False
+        self._turn = Lock()
+        self._turn.acquire()
+
+    def come(self) -> None:
+        self.waiting = False
+        self._turn.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the turn came in time."""
+        return self._turn.acquire(timeout=seconds)
+
+
+class Admission:
+    """``queue``: places beside those that run. ``rate``: requests a second that each tenant may send, 0 for
+    any number; ``burst``: how many of them at once."""
+
+    def __init__(self, queue: int, *, rate: float = 0.0, burst: int = 0) -> None:
+        self.queue = queue
+        self.turns = 0
+        """Requests that may run at once; 0 until the start is over."""
+        self.running = 0
+        self._rate = rate
+        self._burst = max(burst, 1) if burst else max(rate, 1.0)
+        self._buckets: dict[str, tuple[float, float]] = {}
+        self._places: dict[str, int] = {}
+        self._taken = 0
+        self._lines: dict[str, deque[Place]] = {}
+        self._closed: PreheatError | None = None
+        self._lock = Lock()
+
+    @property
+    def taken(self) -> int:
+        """Places that are taken, of running and waiting requests alike."""
+        return self._taken
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a turn."""
+        return sum(map(len, self._lines.values()))
+
+    def open(self, turns: int) -> None:
+        """Let as many run at once from now on."""
+        with self._lock:
+            self.turns = turns
+            while self.running < turns and self._next():
+                self.running += 1
+
+    def close(self, error: PreheatError, *, waiting: bool) -> None:
+        """Take nobody in any more; with ``waiting``, send those away who wait for a turn."""
+        with self._lock:
+            self._closed = error
+            if waiting:
+                for line in self._lines.values():
+                    for place in line:
+                        place.error = error
+                        place.come()
+                self._lines.clear()
+
+    def enter(self, tenant: str) -> Place:
+        """Take a place. Raises ShedError, ThrottledError, and what ``close`` was given."""
+        with self._lock:
+            if self._closed is not None:
+                raise self._closed
+            if self._rate:
+                self._pay(tenant)
+            if self._taken >= self.turns + self.queue and not self._displace(tenant):
+                raise ShedError(f"{_FULL}: {self._taken} wait or run")
+            self._taken += 1
+            self._places[tenant] = self._places.get(tenant, 0) + 1
+            return Place(tenant)
+
+    def turn(self, place: Place, until: float) -> None:
+        """Return when the place may run. ``until``: ``time.perf_counter`` of its deadline.
+
+        Raises TimedOutError where that comes first, ShedError where the place was taken away.
+        """
+        with self._lock:
+            if self.running < self.turns and not self._lines:
+                self.running += 1
+                return
+            self._lines.setdefault(place.tenant, deque()).append(place)
+            place.waiting = True
+        if not place.wait(max(until - time.perf_counter(), 0.0)):
+            with self._lock:
+                if place.waiting:
+                    self._leave_line(place)
+                    raise TimedOutError("its deadline passed before its turn came")
+            # It came in the very moment in which the wait ended.
+        if place.error is not None:
+            raise place.error
+
+    def done(self) -> None:
+        """Hand a turn to the next in line, or give it back."""
+        with self._lock:
+            if not self._next():
+                self.running -= 1
+
+    def leave(self, place: Place) -> None:
+        """Give the place back."""
+        with self._lock:
+            self._give_back(place)
+
+    def _give_back(self, place: Place) -> None:
+        self._taken -= 1
+        left = self._places[place.tenant] - 1
+        if left:
+            self._places[place.tenant] = left
+        else:
+            del self._places[place.tenant]
+
+    def _next(self) -> bool:
+        """Wake whose turn it is: the tenants take turns, in the order in which they began to wait."""
+        if not self._lines:
+            return False
+        tenant = next(iter(self._lines))
+        line = self._lines.pop(tenant)
+        place = line.popleft()
+        if line:
+            self._lines[tenant] = line  # behind the others
+        place.come()
+        return True
+
+    def _leave_line(self, place: Place) -> None:
+        line = self._lines[place.tenant]
+        line.remove(place)
+        place.waiting = False
+        if not line:
+            del self._lines[place.tenant]
+
+    def _displace(self, tenant: str) -> bool:
+        """Take the newest waiting place of the tenant with the most places, if that leaves it no fewer than
+        this one then has; whether it was done."""
+        if not self._lines:
+            return False
+        greedy = max(self._lines, key=self._places.__getitem__)
+        if self._places[greedy] <= self._places.get(tenant, 0) + 1:
+            return False
+        place = self._lines[greedy][-1]
+        place.error = ShedError(f"{_FULL}, and this tenant has the most of them")
+        self._leave_line(place)
+        place.come()
+        return True
+
+    def _pay(self, tenant: str) -> None:
+        """Take one token from the tenant's bucket. Raises ThrottledError."""
+        now = time.perf_counter()
+        tokens, seen = self._buckets.pop(tenant, (float(self._burst), now))
+        tokens = min(tokens + (now - seen) * self._rate, float(self._burst))
+        self._buckets[tenant] = (tokens - 1.0 if tokens >= 1.0 else tokens), now
+        if len(self._buckets) > MAX_BUCKETS:
+            del self._buckets[next(iter(self._buckets))]
+        if tokens < 1.0:
+            seconds = (1.0 - tokens) / self._rate
+            raise ThrottledError(
+                f"more than {self._rate:g} requests a second; send it again in {seconds:.1f} s",
+                retry_after=max(1, round(seconds + 0.5)),
+            )
