@@ -54,14 +54,14 @@ class Idempotency:
         fence = new_fence()
         while True:
             try:
-                claim = self._claim(key, fingerprint, fence)
+                claim = self.claim(key, fingerprint, fence)
             except LedgerError as error:
                 if self.down != "open":
                     raise
                 _warn(error)
                 return Result(work(), False, 0, True)
             if isinstance(claim, Claimed):
-                return self._own(key, fence, claim.attempt, work, patience)
+                return self._finish(key, fence, claim.attempt, work, patience)
             if isinstance(claim, Replay):
                 return Result(claim.outcome, True, 0, False)
             if isinstance(claim, Mismatch):
@@ -74,18 +74,34 @@ class Idempotency:
         self._heart.stop()
         self.ledger.close()
 
-    def _claim(self, key: str, fingerprint: str, fence: str) -> Claim:
-        return self.ledger.claim(key, fingerprint, fence, lease=self.lease, keep=self.keep)
+    def claim(self, key: str, fingerprint: str, fence: str, request: bytes = b"") -> Claim:
+        """Claim a key; ``request`` is recorded with it, for whoever takes it over. Raises LedgerError."""
+        return self.ledger.claim(key, fingerprint, fence, lease=self.lease, keep=self.keep, request=request)
 
-    def _own(
+    def hold(self, key: str, fence: str) -> None:
+        """Renew the lease of a claimed key until ``finish`` or ``give_up``."""
+        self._heart.hold(key, fence)
+
+    def finish(self, key: str, fence: str, attempt: int, work: Callable[[], bytes]) -> Result:
+        """Run a claimed key's work and commit it. Raises what ``run`` raises."""
+        return self._finish(key, fence, attempt, work, _Patience(0.0))
+
+    def give_up(self, key: str, fence: str) -> None:
+        """Let go of a claimed key, for the next claim to run."""
+        self._heart.drop(key, fence)
+        try:
+            self.ledger.release(key, fence)
+        except LedgerError as error:
+            _warn(error)  # the lease lapses by itself
+
+    def _finish(
         self, key: str, fence: str, attempt: int, work: Callable[[], bytes], patience: _Patience
     ) -> Result:
         self._heart.hold(key, fence)
         try:
             outcome = work()
         except BaseException:
-            self._heart.drop(key, fence)
-            self._release(key, fence)
+            self.give_up(key, fence)
             raise
         try:
             stands = self.ledger.commit(key, fence, outcome, keep=self.keep)
@@ -107,12 +123,6 @@ class Idempotency:
                     retry_after=1,
                 )
         return Result(stands, stands != outcome, attempt, False)
-
-    def _release(self, key: str, fence: str) -> None:
-        try:
-            self.ledger.release(key, fence)
-        except LedgerError as error:
-            _warn(error)  # the lease lapses by itself
 
 
 def mismatch() -> UnprocessableError:

@@ -51,6 +51,7 @@ def main(environ: Mapping[str, str] | None = None) -> int:
         server = Server(listen(settings.host, settings.port), service)
     except PreheatError as error:
         return _told(error)
+    service.defers = True
     server.start()
     stop = _on_signals()
     try:
@@ -66,9 +67,14 @@ def main(environ: Mapping[str, str] | None = None) -> int:
         return _told(error)
     gc.freeze()
     gc.enable()
+    if service.resumes and service.takes_keys:
+        from .adapters.deferred import resume
+
+        resume(service)
     stop.wait()
+    until = time.monotonic() + GRACE_S
     drained = server.drain(GRACE_S)
-    service.close()
+    service.close(max(until - time.monotonic(), 0.0))
     return 0 if drained else 1
 
 

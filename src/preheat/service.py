@@ -20,6 +20,7 @@ from .errors import FailedStartError, PreheatError, ShedError, TimedOutError, Un
 if TYPE_CHECKING:
     from .bootstrap import Loaded
     from .idempotency import Idempotency
+    from .jobs import Jobs
     from .settings import Settings
     from .tensors import Tensors
 
@@ -95,6 +96,7 @@ class Service:
         burst: int = 0,
         idempotency: Callable[[], Idempotency] | None = None,
         modes: Mapping[str, str] | None = None,
+        resumes: bool = False,
     ) -> None:
         self.instance = os.urandom(8).hex()
         """Id of this instance, told with every answer."""
@@ -109,6 +111,11 @@ class Service:
         self.admission = Admission(queue, rate=rate, burst=burst)
         self._open_idempotency = idempotency
         self._idempotency: Idempotency | None = None
+        self._jobs: Jobs | None = None
+        self.resumes = resumes
+        """Whether other instances may have left deferred requests behind."""
+        self.defers = False
+        """Whether this process goes on after an answer, so that a request may be answered later."""
         self._loaded: Loaded | None = None
         self._failure = ""
         self._answered = False
@@ -140,8 +147,10 @@ class Service:
             self.state = State.DRAINING
         self.admission.close(ShedError("the server is shutting down"), waiting=False)
 
-    def close(self) -> None:
-        """Give up the keys that are held, and close the ledger's client."""
+    def close(self, grace_s: float = 0.0) -> None:
+        """Let deferred requests that run end, give up the keys that are held, close the ledger's client."""
+        if self._jobs is not None:
+            self._jobs.stop(grace_s)
         if self._idempotency is not None:
             self._idempotency.close()
 
@@ -167,6 +176,18 @@ class Service:
                 assert self._open_idempotency is not None  # noqa: S101 - a door asks where keys are taken
                 self._idempotency = self._open_idempotency()
             return self._idempotency
+
+    def deferred(self, make: Callable[[], Jobs]) -> Jobs:
+        """The requests that are answered later; ``make`` is called for the first."""
+        with self._lock:
+            if self._jobs is None:
+                self._jobs = make()
+            return self._jobs
+
+    @property
+    def takes_keys(self) -> bool:
+        """Whether any route takes an idempotency key."""
+        return any(mode != "off" for mode in self.modes.values())
 
     def handle(self, request: Request) -> Outcome:
         """Answer a request when its turn has come.
@@ -248,12 +269,13 @@ def _outcome(work: Callable[[], Answer]) -> Answer | PreheatError:
 
 def from_settings(settings: Settings, cache_dir: str) -> Service:
     """The service as the settings want it."""
+    local = os.path.join(cache_dir, "ledger.sqlite3")
 
     def idempotency() -> Idempotency:
         from .idempotency import Idempotency  # the first keyed request needs it, no other
         from .ledger import open_ledger
 
-        ledger = open_ledger(settings.ledger or f"sqlite:///{cache_dir}/ledger.sqlite3")
+        ledger = open_ledger(settings.ledger or f"sqlite:///{local}")
         return Idempotency(
             ledger, lease=settings.lease, keep=settings.idempotency_expiry, down=settings.ledger_down
         )
@@ -266,4 +288,5 @@ def from_settings(settings: Settings, cache_dir: str) -> Service:
         burst=settings.burst,
         idempotency=idempotency,
         modes=settings.idempotency_modes(),
+        resumes=bool(settings.ledger) or os.path.exists(local),
     )

@@ -25,7 +25,7 @@ LAYERS = (
     {"idempotency", "admission", "answer"},
     {"protocol", "tasks", "engine", "download", "cache", "compile", "warmup", "waterfall"},
     {"incoming", "fetch", "remote"},
-    {"bootstrap", "service"},
+    {"bootstrap", "service", "jobs"},
     {"adapters", "function"},
     {"server", "measure", "build", "publish"},
     {"cli", "__main__"},

@@ -14,7 +14,7 @@ from ..errors import NotFoundError, PreheatError
 from ..service import Service
 from .asgi import read_request
 from .routes import ROUTES, from_error, match, respond
-from .schemas import DOCS
+from .schemas import doc_of
 
 try:
     from fastapi import FastAPI, Request, Response
@@ -37,8 +37,10 @@ def create(function: Function) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(function.start)
+        function.service.defers = True
         yield
         function.service.drain()
+        await run_in_threadpool(function.service.close)
 
     app = FastAPI(
         title="Preheat",
@@ -53,7 +55,8 @@ def create(function: Function) -> FastAPI:
 
     for route in ROUTES:
         path = "/".join(route.pattern)
-        doc = DOCS[path]
+        doc = doc_of(route.method, path)
+        described = doc.openapi()
         app.add_api_route(
             f"/{path}",
             hot,
@@ -63,7 +66,10 @@ def create(function: Function) -> FastAPI:
             summary=doc.summary,
             response_model=None,
             responses=doc.responses(),
-            openapi_extra={**doc.openapi(), "parameters": _path_parameters(route.pattern)},
+            openapi_extra={
+                **described,
+                "parameters": [*_path_parameters(route.pattern), *described.get("parameters", [])],
+            },
         )
 
     @app.get("/", include_in_schema=False)

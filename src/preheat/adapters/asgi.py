@@ -53,9 +53,11 @@ class LeanDoor:
                 except PreheatError as error:
                     await send({"type": "lifespan.startup.failed", "message": str(error)})
                     return
+                self.function.service.defers = True
                 await send({"type": "lifespan.startup.complete"})
             else:
                 self.function.service.drain()
+                await self._in_thread(self.function.service.close)
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 

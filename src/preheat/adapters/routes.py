@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..tensors import Tensors
 
 Headers = list[tuple[str, str]]
+Prepare = Callable[["Loaded"], Call]
 
 
 class HttpRequest(NamedTuple):
@@ -47,10 +48,13 @@ class HttpResponse(NamedTuple):
 
 
 class Route(NamedTuple):
+    """A route has an answer of its own, or prepares what the service runs."""
+
     method: str
     pattern: tuple[str, ...]
-    """Path segments; ``{model}`` and ``{version}`` match any one segment."""
-    answer: Callable[[Service, HttpRequest, dict[str, str]], HttpResponse]
+    """Path segments; one in braces matches any one segment."""
+    answer: Callable[[Service, HttpRequest, dict[str, str]], HttpResponse] | None
+    prepare: Callable[[Service, HttpRequest, dict[str, str]], Prepare] | None = None
 
 
 _STATUS: tuple[tuple[type[errors.PreheatError], int, str], ...] = (
@@ -107,6 +111,9 @@ def respond(service: Service, request: HttpRequest) -> HttpResponse | None:
         )
     route, values = routes[method]
     try:
+        if route.prepare is not None:
+            return _handle(service, request, route.prepare(service, request, values))
+        assert route.answer is not None  # noqa: S101 - a route has one of both
         return route.answer(service, request, values)
     except errors.PreheatError as error:
         return from_error(service, error)
@@ -169,7 +176,7 @@ def _model_ready(service: Service, request: HttpRequest, values: dict[str, str])
     return _json(service, 200, {"name": manifest.name, "ready": True})
 
 
-def _infer(service: Service, request: HttpRequest, values: dict[str, str]) -> HttpResponse:
+def _infer(service: Service, request: HttpRequest, values: dict[str, str]) -> Prepare:
     def prepare(loaded: Loaded) -> Call:
         from ..protocol import v2
 
@@ -189,10 +196,10 @@ def _infer(service: Service, request: HttpRequest, values: dict[str, str]) -> Ht
 
         return Call(call.inputs, finish, call.output_names)
 
-    return _handle(service, request, prepare)
+    return prepare
 
 
-def _predict(service: Service, request: HttpRequest, _values: dict[str, str]) -> HttpResponse:
+def _predict(service: Service, request: HttpRequest, _values: dict[str, str]) -> Prepare:
     def prepare(loaded: Loaded) -> Call:
         from ..tasks import prepare
 
@@ -214,10 +221,10 @@ def _predict(service: Service, request: HttpRequest, _values: dict[str, str]) ->
 
         return Call(inputs, finish)
 
-    return _handle(service, request, prepare)
+    return prepare
 
 
-def _embeddings(service: Service, request: HttpRequest, _values: dict[str, str]) -> HttpResponse:
+def _embeddings(service: Service, request: HttpRequest, _values: dict[str, str]) -> Prepare:
     def prepare(loaded: Loaded) -> Call:
         from ..protocol import openai
 
@@ -226,7 +233,7 @@ def _embeddings(service: Service, request: HttpRequest, _values: dict[str, str])
         inputs, encode = openai.embeddings(document, loaded.engine.manifest, loaded.task)
         return Call(inputs, lambda outputs: Answer(encode(outputs)))
 
-    return _handle(service, request, prepare)
+    return prepare
 
 
 def _coldstart(service: Service, request: HttpRequest, _values: dict[str, str]) -> HttpResponse:
@@ -235,8 +242,20 @@ def _coldstart(service: Service, request: HttpRequest, _values: dict[str, str]) 
         from ..waterfall import page
 
         html = page(report).encode()
-        return HttpResponse(200, [("content-type", "text/html; charset=utf-8"), *_own(service)], html)
+        return HttpResponse(200, [("content-type", "text/html; charset=utf-8"), *own(service)], html)
     return _json(service, 200, report)
+
+
+def _request_status(service: Service, request: HttpRequest, values: dict[str, str]) -> HttpResponse:
+    from .deferred import status
+
+    return status(service, request, values)
+
+
+def _request_cancel(service: Service, request: HttpRequest, values: dict[str, str]) -> HttpResponse:
+    from .deferred import cancel
+
+    return cancel(service, request, values)
 
 
 ROUTES = (
@@ -245,12 +264,14 @@ ROUTES = (
     Route("GET", ("v2", "health", "ready"), _ready),
     Route("GET", ("v2", "models", "{model}"), _model),
     Route("GET", ("v2", "models", "{model}", "ready"), _model_ready),
-    Route("POST", ("v2", "models", "{model}", "infer"), _infer),
+    Route("POST", ("v2", "models", "{model}", "infer"), None, _infer),
     Route("GET", ("v2", "models", "{model}", "versions", "{version}"), _model),
     Route("GET", ("v2", "models", "{model}", "versions", "{version}", "ready"), _model_ready),
-    Route("POST", ("v2", "models", "{model}", "versions", "{version}", "infer"), _infer),
-    Route("POST", ("v1", "embeddings"), _embeddings),
-    Route("POST", ("predict",), _predict),
+    Route("POST", ("v2", "models", "{model}", "versions", "{version}", "infer"), None, _infer),
+    Route("POST", ("v1", "embeddings"), None, _embeddings),
+    Route("POST", ("predict",), None, _predict),
+    Route("GET", ("v2", "requests", "{id}"), _request_status),
+    Route("DELETE", ("v2", "requests", "{id}"), _request_cancel),
     Route("GET", ("coldstart",), _coldstart),
 )
 _BY_LENGTH: dict[int, list[Route]] = {}
@@ -261,58 +282,72 @@ for _route in ROUTES:
 # What they share
 
 
-def _handle(service: Service, request: HttpRequest, prepare: Callable[[Loaded], Call]) -> HttpResponse:
-    tenant = request.principal
+def tenant_of(_service: Service, request: HttpRequest) -> str:
+    """Who sends a request, as verified; empty for nobody in particular."""
+    return request.principal
+
+
+def _handle(service: Service, request: HttpRequest, prepare: Prepare) -> HttpResponse:
+    tenant = tenant_of(service, request)
     key = None
     if service.modes[""] == "required" or len(service.modes) > 1 or "idempotency-key" in request.headers:
         from .keys import read_key  # most requests have none
 
         key = read_key(service, request, tenant)
-    outcome = service.handle(Request(prepare, request.arrived_ns, request.deadline_ns, tenant, key))
+    call = Request(prepare, request.arrived_ns, request.deadline_ns, tenant, key)
+    if "respond-async" in request.headers.get("prefer", "") and service.defers and service.takes_keys:
+        from .deferred import accept
+
+        return accept(service, request, call)
+    outcome = service.handle(call)
     loaded = service.loaded(request.arrived_ns)
     start = "cold" if outcome.cold else "warm"
     timing = f"wait;dur={outcome.waited_ns / 1e6:.3f}, run;dur={outcome.ran_ns / 1e6:.3f}"
     if outcome.cold:
         timing = f"{loaded.report.server_timing()}, {timing}"
-    if isinstance(outcome.answer, errors.PreheatError):
-        response = from_error(service, outcome.answer)
-        headers = [*response.headers, ("x-preheat-start", start)]
-        status, body = response.status, response.body
-    else:
-        status, body = 200, outcome.answer.body
-        headers = [
-            ("content-type", outcome.answer.content_type),
-            *outcome.answer.headers,
-            *_own(service, outcome="ok", start=start),
-        ]
-    headers.append(("server-timing", timing))
+    response = _recorded(service, outcome.answer)
+    headers = response.headers
+    headers += [("x-preheat-start", start), ("server-timing", timing)]
     if outcome.replayed:
         headers.append(("x-preheat-replayed", "true"))
     degraded = [f"variant={loaded.engine.variant.name}"] if loaded.fallback else []
     degraded += [outcome.degraded] if outcome.degraded else []
     if degraded:
         headers.append(("x-preheat-degraded", ", ".join(degraded)))
-    return HttpResponse(status, headers, body)
+    return response
 
 
-def _own(service: Service, outcome: str | None = None, start: str | None = None) -> Headers:
+def replayed(service: Service, answer: Answer | errors.PreheatError) -> HttpResponse:
+    """The response for an outcome that was recorded before."""
+    response = _recorded(service, answer)
+    response.headers.append(("x-preheat-replayed", "true"))
+    return response
+
+
+def _recorded(service: Service, answer: Answer | errors.PreheatError) -> HttpResponse:
+    if isinstance(answer, errors.PreheatError):
+        return from_error(service, answer)
+    headers = [("content-type", answer.content_type), *answer.headers, *own(service, outcome="ok")]
+    return HttpResponse(200, headers, answer.body)
+
+
+def own(service: Service, outcome: str | None = None) -> Headers:
+    """The headers that every response has."""
     headers = [("x-preheat-instance", service.instance)]
     if outcome:
         headers.append(("x-preheat-outcome", outcome))
-    if start:
-        headers.append(("x-preheat-start", start))
     return headers
 
 
 def _json(service: Service, status: int, document: Any, *extra: tuple[str, str]) -> HttpResponse:
-    headers = [("content-type", "application/json"), *_own(service), *extra]
+    headers = [("content-type", "application/json"), *own(service), *extra]
     return HttpResponse(status, headers, json.dumps(document).encode())
 
 
 def _error(
     service: Service, status: int, code: str, message: str, outcome: str, **extra: str
 ) -> HttpResponse:
-    headers = [("content-type", "application/json"), *_own(service, outcome=outcome), *extra.items()]
+    headers = [("content-type", "application/json"), *own(service, outcome=outcome), *extra.items()]
     return HttpResponse(status, headers, json.dumps({"error": message, "code": code}).encode())
 
 

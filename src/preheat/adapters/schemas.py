@@ -106,12 +106,17 @@ class Doc(NamedTuple):
     request: Schema | None = None
     binary: bool = False
     """Whether body and answer may be raw bytes too."""
+    deferred: bool = False
+    """Whether the answer may be that there is none yet."""
+    empty: bool = False
+    """Whether the answer is 204, without a body."""
 
     def openapi(self) -> Schema:
         """The parts of an operation that FastAPI is given as they are."""
         types = ["application/json", *(["application/octet-stream"] if self.binary else [])]
         extra: Schema = {}
         if self.request is not None:
+            extra["parameters"] = _HEADERS
             content = {kind: {"schema": self.request if kind.endswith("json") else {}} for kind in types}
             extra["requestBody"] = {"required": True, "content": content}
         return extra
@@ -122,23 +127,52 @@ class Doc(NamedTuple):
         if self.binary and self.request is not None:
             ok["application/octet-stream"] = {"schema": {}}
         error = {"application/json": {"schema": _ERROR}}
-        found: dict[int | str, Schema] = {200: {"description": "The answer", "content": ok}}
+        found: dict[int | str, Schema] = {}
+        if self.empty:
+            found[204] = {"description": "Done"}
+        else:
+            found[200] = {"description": "The answer", "content": ok}
+        if self.request is not None or self.deferred:
+            later = {"application/json": {"schema": _LATER}}
+            found[202] = {"description": "It is answered later, at Location", "content": later}
         for status in self.errors:
             found[status] = {"description": _REASONS[status], "content": error}
         return found
 
 
+_LATER = _object(["id", "status"], id=_TEXT, status={"type": "string", "enum": ["running", "waiting"]})
+_HEADERS: list[Schema] = [
+    {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "The same for every try of one request: it runs once, and its answer is replayed",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    },
+    {
+        "name": "Prefer",
+        "in": "header",
+        "description": "wait=N: wait N seconds for the same request; respond-async: answer at Location",
+        "schema": _TEXT,
+    },
+]
 _REASONS = {
     400: "The request is malformed or does not fit the model",
     404: "There is no such model or version",
     413: "The request is over a limit",
     415: "The content type or encoding is not spoken here",
     422: "The model refuses the input",
+    401: "Credentials are wanted",
+    409: "A request with this idempotency key runs; see Retry-After",
+    410: "The request was called off",
+    500: "It failed for good",
+    429: "The tenant sends more than it may; see Retry-After",
     503: "Not ready, shedding or shutting down; see Retry-After",
     504: "No turn came before the deadline",
 }
-_CALL = (400, 404, 413, 415, 422, 503, 504)
+_CALL = (400, 401, 404, 409, 410, 413, 415, 422, 429, 503, 504)
 _LOOK = (404, 503, 504)
+
+_REQUEST = "v2/requests/{id}"
 
 DOCS = {
     "v2": Doc("server_metadata", "Name, version and extensions of the server", {"type": "object"}),
@@ -165,3 +199,24 @@ DOCS = {
     "coldstart": Doc("coldstart", "How this instance started, by phase", {"type": "object"}, (503, 504)),
 }
 """By path; every hot route has one."""
+BY_METHOD = {
+    ("GET", _REQUEST): Doc(
+        "request_status",
+        "The answer of a deferred request",
+        _ANY,
+        (401, 404, 410, 422, 500, 503),
+        deferred=True,
+    ),
+    ("DELETE", _REQUEST): Doc(
+        "request_cancel",
+        "Call a deferred request off, or forget its answer",
+        _ANY,
+        (401, 404, 503),
+        empty=True,
+    ),
+}
+"""Of paths with several methods."""
+
+
+def doc_of(method: str, path: str) -> Doc:
+    return BY_METHOD.get((method, path)) or DOCS[path]

@@ -1,0 +1,186 @@
+"""Deferred requests: recorded with their key, answered later, by this instance or by another.
+
+The ledger is the queue. A request is recorded as claimed and runs in a thread of this instance; if the
+instance dies, its lease lapses, and any instance on the same ledger finds it among what is pending.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from queue import Empty, SimpleQueue
+from threading import Event, Lock, Thread
+from typing import TYPE_CHECKING, NamedTuple
+
+from .answer import pack, unpack
+from .errors import (
+    CancelledError,
+    EngineError,
+    InProgressError,
+    LedgerError,
+    PreheatError,
+    RequestError,
+    ShedError,
+    UnavailableError,
+    UnprocessableError,
+)
+from .idempotency import mismatch
+from .ledger import Claimed, InProgress, Replay, new_fence
+
+if TYPE_CHECKING:
+    from .answer import Answer
+    from .service import Request, Service
+
+ATTEMPTS = 3
+"""Executions of a request that meets a defect, before that is its outcome."""
+LOOK_S = 1.0
+"""Seconds between two looks for what other instances left behind."""
+
+
+class _Job(NamedTuple):
+    name: str
+    fence: str
+    attempt: int
+    request: bytes
+
+
+class Jobs:
+    """``rebuild`` makes a request of its recorded bytes; its key is not looked at."""
+
+    def __init__(self, service: Service, rebuild: Callable[[bytes], Request]) -> None:
+        self._service = service
+        self._rebuild = rebuild
+        self._queue: SimpleQueue[_Job] = SimpleQueue()
+        self._held = 0
+        self._threads = 0
+        self._looking = False
+        self._stop = Event()
+        self._lock = Lock()
+
+    def accept(self, name: str, fingerprint: str, request: bytes) -> Answer | PreheatError | None:
+        """Record a request and answer it later; its outcome where it has one already, None where it will.
+
+        Raises ShedError where this instance has too many, UnprocessableError for a key that was used with
+        another request, LedgerError.
+        """
+        with self._lock:
+            if self._held >= self._service.admission.queue:
+                raise ShedError(f"{self._held} deferred requests wait already")
+            self._held += 1
+        taken = False
+        idempotency, fence = self._service.idempotency, new_fence()
+        try:
+            claim = idempotency.claim(name, fingerprint, fence, request)
+            if isinstance(claim, Claimed):
+                taken = True
+                self._run_later(_Job(name, fence, claim.attempt, claim.request or request))
+            elif isinstance(claim, Replay):
+                return unpack(claim.outcome)
+            elif not isinstance(claim, InProgress):
+                raise mismatch()
+        finally:
+            if not taken:
+                self._less()
+        self.look_after()
+        return None
+
+    def look_after(self) -> None:
+        """Look for what other instances left behind, from now on, in a thread."""
+        with self._lock:
+            if self._looking or self._stop.is_set():
+                return
+            self._looking = True
+        Thread(target=self._look, name="preheat-pending", daemon=True).start()
+
+    def stop(self, grace_s: float) -> None:
+        """Begin nothing more, and wait for what runs; what was not begun is given up for others to find."""
+        self._stop.set()
+        with contextlib.suppress(Empty):
+            while True:
+                job = self._queue.get_nowait()
+                self._service.idempotency.give_up(job.name, job.fence)
+                self._less()
+        until = time.monotonic() + grace_s
+        while self._held and time.monotonic() < until:
+            time.sleep(0.01)
+
+    def _run_later(self, job: _Job) -> None:
+        self._service.idempotency.hold(job.name, job.fence)
+        self._queue.put(job)
+        with self._lock:
+            if self._threads < max(self._service.admission.turns, 1):
+                self._threads += 1
+                Thread(target=self._work, name="preheat-deferred", daemon=True).start()
+
+    def _work(self) -> None:
+        while not self._stop.is_set():
+            try:
+                job = self._queue.get(timeout=1.0)
+            except Empty:
+                with self._lock:
+                    if self._queue.empty():
+                        self._threads -= 1
+                        return
+                continue
+            work = partial(self._outcome, job)
+            try:
+                self._service.idempotency.finish(job.name, job.fence, job.attempt, work)
+            except (InProgressError, LedgerError, ShedError) as error:
+                print(f"warning: a deferred request is left to others: {error}", file=sys.stderr)  # noqa: T201
+            except Exception:  # a defect: the next execution may be luckier
+                traceback.print_exc(file=sys.stderr)
+            finally:
+                self._less()
+
+    def _outcome(self, job: _Job) -> bytes:
+        """Run a request until it has an outcome. Raises ShedError where this instance ends first, and
+        whatever a defect raises, but for the last execution's."""
+        try:
+            request = self._rebuild(job.request)._replace(key=None, deadline_ns=0)
+            while True:
+                try:
+                    arrived_ns = time.perf_counter_ns()
+                    return pack(self._service.handle(request._replace(arrived_ns=arrived_ns)).answer)
+                except UnavailableError as error:  # full for the moment, or too slow
+                    if self._stop.wait(error.retry_after * random.uniform(0.5, 1.5)):  # noqa: S311
+                        raise ShedError("the server is shutting down") from error
+        except ShedError:
+            raise
+        except (UnprocessableError, CancelledError) as error:
+            return pack(error)
+        except RequestError as error:  # it fitted the artifact of the instance that took it
+            return pack(UnprocessableError(str(error), code=error.code))
+        except Exception:
+            if job.attempt < ATTEMPTS:
+                raise
+            traceback.print_exc(file=sys.stderr)
+            return pack(
+                EngineError(f"it failed {job.attempt} times; the server's log has why", code="failed")
+            )
+
+    def _look(self) -> None:
+        """Take over what is pending, as far as there is room."""
+        while not self._stop.wait(LOOK_S * random.uniform(0.5, 1.0)):  # noqa: S311 - spreads the instances
+            room = max(self._service.admission.turns - self._held, 0)
+            if not room:
+                continue
+            try:
+                idempotency = self._service.idempotency
+                for name, fingerprint in idempotency.ledger.pending(room):
+                    fence = new_fence()
+                    claim = idempotency.claim(name, fingerprint, fence)
+                    if isinstance(claim, Claimed) and claim.request:
+                        with self._lock:
+                            self._held += 1
+                        self._run_later(_Job(name, fence, claim.attempt, claim.request))
+            except LedgerError as error:
+                print(f"warning: {error}", file=sys.stderr, flush=True)  # noqa: T201
+
+    def _less(self) -> None:
+        with self._lock:
+            self._held -= 1
