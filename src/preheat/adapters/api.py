@@ -14,7 +14,7 @@ from ..errors import NotFoundError, PreheatError
 from ..service import Service
 from .asgi import read_request
 from .routes import ROUTES, from_error, match, respond
-from .schemas import doc_of
+from .schemas import DOCS
 
 try:
     from fastapi import FastAPI, Request, Response
@@ -55,7 +55,7 @@ def create(function: Function) -> FastAPI:
 
     for route in ROUTES:
         path = "/".join(route.pattern)
-        doc = doc_of(route.method, path)
+        doc = DOCS[route.method, path]
         described = doc.openapi()
         app.add_api_route(
             f"/{path}",

@@ -175,31 +175,30 @@ _LOOK = (404, 503, 504)
 _REQUEST = "v2/requests/{id}"
 
 DOCS = {
-    "v2": Doc("server_metadata", "Name, version and extensions of the server", {"type": "object"}),
-    "v2/health/live": Doc(
+    ("GET", "v2"): Doc("server_metadata", "Name, version and extensions of the server", {"type": "object"}),
+    ("GET", "v2/health/live"): Doc(
         "server_live", "Whether the process runs", _object(["live"], live={"type": "boolean"})
     ),
-    "v2/health/ready": Doc("server_ready", "Whether the golden check has passed", _READY, (503,)),
-    "v2/models/{model}": Doc("model_metadata", "The model's inputs and outputs", _METADATA, _LOOK),
-    "v2/models/{model}/ready": Doc("model_ready", "Whether the model answers", _READY, _LOOK),
-    "v2/models/{model}/infer": Doc(
+    ("GET", "v2/health/ready"): Doc("server_ready", "Whether the golden check has passed", _READY, (503,)),
+    ("GET", "v2/models/{model}"): Doc("model_metadata", "The model's inputs and outputs", _METADATA, _LOOK),
+    ("GET", "v2/models/{model}/ready"): Doc("model_ready", "Whether the model answers", _READY, _LOOK),
+    ("POST", "v2/models/{model}/infer"): Doc(
         "model_infer", "Run the model on tensors, JSON or binary", _INFERRED, _CALL, _INFER, binary=True
     ),
-    "v2/models/{model}/versions/{version}": Doc(
+    ("GET", "v2/models/{model}/versions/{version}"): Doc(
         "model_version_metadata", "The same, of a version", _METADATA, _LOOK
     ),
-    "v2/models/{model}/versions/{version}/ready": Doc(
+    ("GET", "v2/models/{model}/versions/{version}/ready"): Doc(
         "model_version_ready", "The same, of a version", _READY, _LOOK
     ),
-    "v2/models/{model}/versions/{version}/infer": Doc(
+    ("POST", "v2/models/{model}/versions/{version}/infer"): Doc(
         "model_version_infer", "The same, of a version", _INFERRED, _CALL, _INFER, binary=True
     ),
-    "v1/embeddings": Doc("embeddings", "Embed text, in OpenAI's shape", _EMBEDDED, _CALL, _EMBED),
-    "predict": Doc("predict", "The task's natural JSON", _ANY, _CALL, _ANY, binary=True),
-    "coldstart": Doc("coldstart", "How this instance started, by phase", {"type": "object"}, (503, 504)),
-}
-"""By path; every hot route has one."""
-BY_METHOD = {
+    ("POST", "v1/embeddings"): Doc("embeddings", "Embed text, in OpenAI's shape", _EMBEDDED, _CALL, _EMBED),
+    ("POST", "predict"): Doc("predict", "The task's natural JSON", _ANY, _CALL, _ANY, binary=True),
+    ("GET", "coldstart"): Doc(
+        "coldstart", "How this instance started, by phase", {"type": "object"}, (503, 504)
+    ),
     ("GET", _REQUEST): Doc(
         "request_status",
         "The answer of a deferred request",
@@ -215,8 +214,4 @@ BY_METHOD = {
         empty=True,
     ),
 }
-"""Of paths with several methods."""
-
-
-def doc_of(method: str, path: str) -> Doc:
-    return BY_METHOD.get((method, path)) or DOCS[path]
+"""By method and path; every hot route has one."""
