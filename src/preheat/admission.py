@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from threading import Lock
+from typing import Any
 
 from .errors import PreheatError, ShedError, ThrottledError, TimedOutError
 
@@ -26,6 +28,12 @@ class Place:
         self.tenant = tenant
         self.error: PreheatError | None = None
         """Why its turn will not come."""
+        self.call: Any = None
+        """What it wants to run; others may run it along with theirs (preheat.batching)."""
+        self.outputs: Any = None
+        """What came of that, where another ran it."""
+        self.ran_ns = 0
+        """How long that other run took."""
         self.waiting = False
         self._turn = Lock()
         self._turn.acquire()
@@ -34,8 +42,8 @@ class Place:
         self.waiting = False
         self._turn.release()
 
-    def wait(self, seconds: float) -> bool:
-        """Whether the turn came in time."""
+    def wait(self, seconds: float = -1) -> bool:
+        """Whether the turn came in time; negative: wait for ever."""
         return self._turn.acquire(timeout=seconds)
 
 
@@ -54,6 +62,7 @@ class Admission:
         self._places: dict[str, int] = {}
         self._taken = 0
         self._lines: dict[str, deque[Place]] = {}
+        self._gathering = 0
         self._closed: PreheatError | None = None
         self._lock = Lock()
 
@@ -89,7 +98,7 @@ class Admission:
         """Take a place. Raises ShedError, ThrottledError, and what ``close`` was given."""
         with self._lock:
             if self._closed is not None:
-                raise self._closed
+                raise type(self._closed)(str(self._closed))  # one instance would gather tracebacks
             if self._rate:
                 self._pay(tenant)
             if self._taken >= self.turns + self.queue and not self._displace(tenant):
@@ -98,15 +107,17 @@ class Admission:
             self._places[tenant] = self._places.get(tenant, 0) + 1
             return Place(tenant)
 
-    def turn(self, place: Place, until: float) -> None:
-        """Return when the place may run. ``until``: ``time.perf_counter`` of its deadline.
+    def turn(self, place: Place, until: float) -> bool:
+        """Wait for the place's turn; False where another has run its call meanwhile (``take``), and what came
+        of it is in ``outputs``. ``until``: ``time.perf_counter`` of its deadline.
 
-        Raises TimedOutError where that comes first, ShedError where the place was taken away.
+        Raises TimedOutError where that comes first, ShedError where the place was taken away, and what the
+        run raised where it was another's.
         """
         with self._lock:
-            if self.running < self.turns and not self._lines:
+            if self.running < self.turns and not self._lines and not self._gathering:
                 self.running += 1
-                return
+                return True
             self._lines.setdefault(place.tenant, deque()).append(place)
             place.waiting = True
         if not place.wait(max(until - time.perf_counter(), 0.0)):
@@ -114,9 +125,25 @@ class Admission:
                 if place.waiting:
                     self._leave_line(place)
                     raise TimedOutError("its deadline passed before its turn came")
-            # It came in the very moment in which the wait ended.
+            place.wait()  # its turn has just come, or another runs it
         if place.error is not None:
             raise place.error
+        return place.outputs is None
+
+    def take(self, fits: Callable[[Place], bool]) -> list[Place]:
+        """Take those out of line that fit; the caller runs their calls with its own, and calls ``come``."""
+        with self._lock:
+            taken = [place for line in self._lines.values() for place in line if fits(place)]
+            for place in taken:
+                self._leave_line(place)
+        return taken
+
+    def gather(self, *, end: bool = False) -> None:
+        """From now on, let everybody wait in line, to be taken; until the same with ``end``."""
+        with self._lock:
+            self._gathering += -1 if end else 1
+            while end and self.running < self.turns and self._next():
+                self.running += 1
 
     def done(self) -> None:
         """Hand a turn to the next in line, or give it back."""

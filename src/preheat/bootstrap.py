@@ -14,6 +14,7 @@ from .settings import Settings
 from .stores import Reference, Store
 
 if TYPE_CHECKING:
+    from .batching import Batcher
     from .engine import Engine
     from .tasks import Task
 
@@ -30,6 +31,8 @@ class Loaded(NamedTuple):
     """Largest request body, in bytes."""
     fallback: str | None
     """Why ``portable`` runs although something better was built; None where the best one runs."""
+    batcher: Batcher | None = None
+    """Joins requests that wait at the same time; None where each runs alone."""
 
 
 def bootstrap(
@@ -53,6 +56,7 @@ def bootstrap(
     with clock.phase(Phase.IMPORT) as attributes:
         attributes["of"] = "numpy, onnxruntime, task"
         # Not at the top: these bring numpy, and verification should run beside their import, not after it.
+        from .batching import batcher
         from .compile import compile
         from .tasks import built_in
         from .warmup import warm
@@ -101,6 +105,7 @@ def bootstrap(
         concurrency=settings.concurrency or machine.cpus,
         max_bytes=settings.max_bytes or artifact.manifest.limits.bytes,
         fallback=fallback,
+        batcher=batcher(engine, settings),
     )
 
 

@@ -60,7 +60,15 @@ class Engine:
         Raises InvalidRequestError or TooLargeError for inputs that the manifest rules out, and
         UnprocessableError for those that the model itself refuses (an index out of range, say).
         """
+        self.check(inputs)
+        return self.infer(inputs, outputs)
+
+    def check(self, inputs: Tensors) -> None:
+        """Hold inputs against the manifest, before anything is allocated for them. Raises RequestError."""
         check_inputs(self.manifest.inputs, inputs, self.manifest.limits)
+
+    def infer(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """``run``, for inputs that were checked."""
         names = self._names if outputs is None else list(outputs)
         feeds = {n: _text(n, a) if n in self._strings else a for n, a in inputs.items()}
         try:

@@ -140,6 +140,19 @@ class Manifest(NamedTuple):
             row = row.get(key) if isinstance(row, dict) else None
         return float(row) if isinstance(row, int | float) and 0 <= row < math.inf else None
 
+    def joined(self, variant: str) -> dict[int, float]:
+        """Rows a second by rows run together, as measured; empty where they must not be, or none were."""
+        row: Any = self.measurements
+        for key in ("variants", variant, "joined"):
+            row = row.get(key) if isinstance(row, dict) else None
+        if not isinstance(row, dict):
+            return {}
+        return {
+            int(rows): float(rate)
+            for rows, rate in row.items()
+            if rows.isdigit() and isinstance(rate, int | float) and 0 < rate < math.inf
+        }
+
 
 def dump(manifest: Manifest) -> str:
     """The manifest as JSON text, its version computed anew from its canonical part."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .idempotency import Idempotency
     from .jobs import Jobs
     from .settings import Settings
-    from .tensors import Tensors
+    from .tensors import Padding, Tensors
 
 DEFAULT_MAX_BYTES = 16 * 1024 * 1024
 """Largest body until the artifact's own limit is known."""
@@ -45,6 +45,8 @@ class Call(NamedTuple):
     """The answer from the outputs. Raises RequestError where they cannot be told."""
     outputs: Sequence[str] | None = None
     """Names of those wanted; None for all."""
+    padding: Padding | None = None
+    """How its inputs may be made longer to be run with others; None: not at all."""
 
 
 class Key(NamedTuple):
@@ -246,13 +248,22 @@ class _Run:
 
     def answer(self, admission: Admission, loaded: Loaded, call: Call) -> Answer:
         """Wait for a turn, run, encode. Raises TimedOutError where that took longer than there was time."""
-        admission.turn(self.place, self.until)
-        self.began_ns = time.perf_counter_ns()
-        try:
-            outputs = loaded.engine.run(call.inputs, call.outputs)
-        finally:
+        loaded.engine.check(call.inputs)
+        self.place.call = call
+        if admission.turn(self.place, self.until):
+            self.began_ns = time.perf_counter_ns()
+            try:
+                if loaded.batcher is None:
+                    outputs: Tensors = loaded.engine.infer(call.inputs, call.outputs)
+                else:
+                    outputs = loaded.batcher.run(admission, self.place)
+            finally:
+                self.ended_ns = time.perf_counter_ns()
+                admission.done()
+        else:
             self.ended_ns = time.perf_counter_ns()
-            admission.done()
+            self.began_ns = self.ended_ns - self.place.ran_ns
+            outputs = self.place.outputs
         answer = call.finish(outputs)
         if time.perf_counter() > self.until:
             raise TimedOutError("its deadline passed while it ran")

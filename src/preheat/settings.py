@@ -52,6 +52,11 @@ class Settings:
     """Requests that may wait, for readiness or for a turn; one more is shed."""
     timeout: float = 60.0
     """Seconds from a request's arrival to its answer, unless it brings a shorter time itself."""
+    batch_ms: float = -1.0
+    """Milliseconds that a request may wait for others to be run with it. 0: each runs alone; -1: what the
+    planner's measurements say."""
+    batch_tenants: str = "same"
+    """``same``: only requests of one tenant are run together; ``any``: those of all."""
     rate: float = 0.0
     """Requests a second that each tenant may send; 0: any number."""
     burst: int = 0
@@ -99,6 +104,7 @@ class Settings:
 
     def _check(self) -> None:
         _one_of("PREHEAT_VERIFY", self.verify, ("fetch", "always"))
+        _one_of("PREHEAT_BATCH_TENANTS", self.batch_tenants, ("same", "any"))
         _one_of("PREHEAT_LEDGER_DOWN", self.ledger_down, ("fail", "open"))
         _one_of("PREHEAT_OBJECTIVE", self.objective, ("", "cold", "balanced", "warm"))
         for name in (

@@ -23,6 +23,15 @@ Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 Tensors: TypeAlias = Mapping[str, Array]
 
 
+class Padding(NamedTuple):
+    """How a request's rows are made as long as others: along axis 1 of every input."""
+
+    fill: dict[str, int]
+    """By input."""
+    left: bool
+    """Whether the filling goes before the row's own."""
+
+
 class Datatype(NamedTuple):
     """One tensor type under its three names."""
 

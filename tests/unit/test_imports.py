@@ -23,7 +23,7 @@ LAYERS = (
     {"manifest", "tensors", "fingerprint", "stores", "choice", "trust", "highwater"},
     {"ledger"},
     {"idempotency", "admission", "answer"},
-    {"protocol", "tasks", "engine", "download", "cache", "compile", "warmup", "waterfall"},
+    {"protocol", "tasks", "engine", "download", "cache", "compile", "warmup", "waterfall", "batching"},
     {"incoming", "fetch", "remote"},
     {"bootstrap", "service", "jobs"},
     {"adapters", "function"},

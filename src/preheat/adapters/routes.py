@@ -219,7 +219,7 @@ def _predict(service: Service, request: HttpRequest, _values: dict[str, str]) ->
                     code="nonfinite_output",
                 ) from None
 
-        return Call(inputs, finish)
+        return Call(inputs, finish, padding=loaded.task.pads)
 
     return prepare
 
@@ -231,7 +231,7 @@ def _embeddings(service: Service, request: HttpRequest, _values: dict[str, str])
         _content_type(request, ("application/json",))
         document = strict_json.loads(read_body(service, request))
         inputs, encode = openai.embeddings(document, loaded.engine.manifest, loaded.task)
-        return Call(inputs, lambda outputs: Answer(encode(outputs)))
+        return Call(inputs, lambda outputs: Answer(encode(outputs)), padding=loaded.task.pads)
 
     return prepare
 

@@ -77,6 +77,7 @@ class _Trials:
         self._threads = threads
         self._must = must
         self._timeout = TRIAL_TIMEOUT
+        self._joined: dict[str, dict[str, float]] = {}
         self._rows: dict[str, list[dict[str, float]]] = {variant.name: [] for variant in manifest.variants}
 
     def standing(self) -> list[str]:
@@ -85,7 +86,8 @@ class _Trials:
     def attempt(self, name: str) -> None:
         """Try one variant in a fresh process."""
         tolerance = self._manifest.tolerance
-        request = {"root": self._root, "variant": name, "threads": self._threads}
+        first = not self._rows[name]
+        request = {"root": self._root, "variant": name, "threads": self._threads, "joined": first}
         begin = time.monotonic()
         try:
             row = isolated.call("preheat.build.trial", request, timeout=self._timeout)
@@ -94,7 +96,10 @@ class _Trials:
                 raise BuildError(f"the variant {name} cannot be used: {error}") from error
             self.left_out[name] = str(error)
             return
-        if name == PORTABLE and not self._rows[name]:
+        joined = row.pop("joined", None)
+        if joined:
+            self._joined[name] = joined
+        if name == PORTABLE and first:
             self._timeout = 60 + 10 * (time.monotonic() - begin)
         if row["drift"] > tolerance:
             if name in self._must:
@@ -113,6 +118,8 @@ class _Trials:
                     "bytes": sum(file.size for file in self._manifest.files if file.path in variant.files),
                     "drift": max(row["drift"] for row in rows),
                 }
+                if variant.name in self._joined:
+                    measured[variant.name]["joined"] = self._joined[variant.name]
         return measured
 
 

@@ -2,7 +2,8 @@
 
 ``python -m preheat.build.trial DIR VARIANT [THREADS]`` prints one JSON object: ``session_ms`` (opening),
 ``first_ms`` (the first run, opening not included), ``steady_ms`` (median of the runs that follow),
-``rss_mib`` (peak resident memory of the process), ``drift`` from the golden outputs.
+``rss_mib`` (peak resident memory of the process), ``drift`` from the golden outputs; asked for, ``joined``
+too: rows a second by rows run together (preheat.build.joining).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from .. import manifest as manifests
 from ..engine import Engine, open_session
 from ..errors import EngineError, PreheatError, RequestError, UsageError
 from ..tensors import drift, unpack
+from .joining import rates
 
 STEADY_SECONDS = 0.2
 """How long the first golden input is run again and again for ``steady_ms``."""
@@ -25,11 +27,12 @@ MOST_RUNS = 100
 
 
 def main(request: dict[str, Any]) -> dict[str, Any]:
-    """Keys: ``root``, ``variant``, ``threads``."""
-    return trial(str(request["root"]), str(request["variant"]), int(request["threads"]))
+    """Keys: ``root``, ``variant``, ``threads``, ``joined``."""
+    root, variant = str(request["root"]), str(request["variant"])
+    return trial(root, variant, int(request["threads"]), joined=bool(request.get("joined")))
 
 
-def trial(root: str, name: str, threads: int) -> dict[str, float]:
+def trial(root: str, name: str, threads: int, *, joined: bool = False) -> dict[str, Any]:
     """Raises EngineError where the variant cannot be opened or refuses a golden input."""
     with open(f"{root}/{manifests.FILENAME}", "rb") as file:
         manifest = manifests.load(file.read())
@@ -52,13 +55,16 @@ def trial(root: str, name: str, threads: int) -> dict[str, float]:
         steady = _steady(engine, golden[0][0])
     except RequestError as error:
         raise EngineError(f"variant {name!r} refuses the golden input: {error}") from error
-    return {
+    row: dict[str, Any] = {
         "session_ms": (opened - begin) * 1e3,
         "first_ms": (answered - opened) * 1e3,
         "steady_ms": steady,
         "rss_mib": _peak_mib(),
         "drift": worst,
     }
+    if joined:
+        row["joined"] = rates(engine, golden[0][0], callers=threads)
+    return row
 
 
 def _steady(engine: Engine, inputs: Any) -> float:

@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArtifactError, EngineError, InvalidRequestError
-from ..tensors import Tensors, datatype_of
+from ..tensors import Padding, Tensors, datatype_of
 
 if TYPE_CHECKING:
     from ..download import Artifact
@@ -42,6 +42,9 @@ class Task:
 
     libraries: tuple[str, ...] = ()
     """Modules that the task's first answer needs, beside numpy and onnxruntime; imported with those."""
+
+    pads: Padding | None = None
+    """How requests of different length may be run together (preheat.batching); None: only those of one."""
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact

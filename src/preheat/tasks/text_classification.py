@@ -28,6 +28,7 @@ class TextClassification(Task):
     def __init__(self, artifact: Artifact) -> None:
         super().__init__(artifact)
         self.tokens = Tokens(artifact)
+        self.pads = self.tokens.padding
         self.classes = Classes(artifact)
         if len(set(self.classes.labels)) != len(self.classes.labels):
             raise ArtifactError("two labels are the same")

@@ -36,6 +36,7 @@ class TextEmbedding(Task):
     def __init__(self, artifact: Artifact) -> None:
         super().__init__(artifact)
         self.tokens = Tokens(artifact)
+        self.pads = self.tokens.padding
         self.normalize = self.options.get("normalize", False)
         self.pooling = self.options.get("pooling", "mean")
         if not isinstance(self.normalize, bool):

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import ArtifactError, InvalidRequestError, TooLargeError
 from ..protocol.values import shown
-from ..tensors import BY_V2, Array, Tensors
+from ..tensors import BY_V2, Array, Padding, Tensors
 from .fields import at, items, texts
 
 if TYPE_CHECKING:
@@ -86,6 +86,15 @@ class Tokens:
         else:  # a model that sees no mask tells padding by its id
             mask = inputs["input_ids"] != self.pad_id
         return mask
+
+    @property
+    def padding(self) -> Padding | None:
+        """How more padding is put to ``encode``'s inputs; None for a model that cannot tell it from text."""
+        if "attention_mask" not in self._dtypes:
+            return None
+        return Padding(
+            {name: self.pad_id if name == "input_ids" else 0 for name in self._dtypes}, self._pad_left
+        )
 
     def _texts(self, found: list[str]) -> list[list[int]]:
         most = CHARACTERS_PER_TOKEN * self.length
