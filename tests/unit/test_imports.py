@@ -21,7 +21,7 @@ LAYERS = (
     {"errors"},
     {"settings", "phases"},
     {"manifest", "tensors", "fingerprint", "stores", "choice", "trust", "highwater"},
-    {"ledger"},
+    {"ledger", "principals", "bearer"},
     {"idempotency", "admission", "answer"},
     {"protocol", "tasks", "engine", "download", "cache", "compile", "warmup", "waterfall"},
     {"incoming", "fetch", "remote"},
