@@ -23,6 +23,7 @@ LAYERS = (
     {"manifest", "tensors", "fingerprint", "stores", "choice", "trust", "highwater"},
     {"ledger", "principals", "bearer"},
     {"idempotency", "admission", "answer"},
+    {"powertools"},
     {"protocol", "tasks", "engine", "download", "cache", "compile", "warmup", "waterfall"},
     {"incoming", "fetch", "remote"},
     {"bootstrap", "service", "jobs"},
