@@ -115,8 +115,7 @@ class Tokens:
 class FileKeys:
     """Keys of a file that was read at the start; parsed with the first token."""
 
-    def __init__(self, path: str, data: bytes) -> None:
-        self._path = path
+    def __init__(self, data: bytes) -> None:
         self._data = data
         self._keys: list[Key] = []
 
@@ -265,7 +264,7 @@ def _keys(place: str) -> Keys:
         raise SettingsError(f"PREHEAT_JWT_KEYS: {place} cannot be read: {error.strerror}") from error
     if len(data) > _MAX_BYTES or not (b"-----BEGIN PUBLIC KEY" in data or _looks_like_jwks(data)):
         raise SettingsError(f"PREHEAT_JWT_KEYS: {place} is not {_WHERE}")
-    return FileKeys(place, data)
+    return FileKeys(data)
 
 
 def _looks_like_jwks(data: bytes) -> bool:
