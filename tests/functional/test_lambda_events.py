@@ -320,9 +320,18 @@ def test_other_records_are_a_direct_invocation(started: Started, records: Any) -
         started.handler({"Records": records}, context())
 
 
-def test_a_queue_needs_no_credentials(filetype_artifact: Path, cache: Path, tmp_path: Path) -> None:
+def test_what_the_platform_let_in_needs_no_credentials(
+    filetype_artifact: Path, cache: Path, tmp_path: Path
+) -> None:
     digest = "sha256:" + hashlib.sha256(b"pk_a").hexdigest()
     (tmp_path / "keys.json").write_text(json.dumps({"acme": digest}))
     made = Started(filetype_artifact, cache, PREHEAT_API_KEYS=str(tmp_path / "keys.json"))
     assert made.failed(batch()) == []
+    assert made.handler({"content": PYTHON}, context())["predictions"][0]["label"] == "python"
+    assert not replayed(made.handler(keyed("function_url_iam"), context()))
+    refused = made.handler(keyed("function_url"), context())
+    assert (refused["statusCode"], refused["headers"]["www-authenticate"]) == (401, "Bearer")
+    known = keyed("function_url")
+    known["headers"]["x-api-key"] = "pk_a"
+    assert not replayed(made.handler(known, context()))
     made.function.service.close()
