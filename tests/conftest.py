@@ -43,6 +43,11 @@ def _built(name: str) -> Path:
     return folder
 
 
+def event(name: str) -> Any:
+    """An event as AWS sends it, after the samples of the Lambda and API Gateway developer guides."""
+    return json.loads((ROOT / "tests" / "events" / f"{name}.json").read_text())
+
+
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"

@@ -332,6 +332,24 @@ def gc(
     commands.gc(location, keep=keep, grace_hours=grace_hours, dry_run=dry_run, as_json=as_json)
 
 
+@app.command()
+def key(
+    tenant: Annotated[str, typer.Argument(help="Who gets the key.")],
+    as_json: Json = False,
+) -> None:
+    """Make an API key: the key for the tenant, and its entry for the file that PREHEAT_API_KEYS names."""
+    from .principals import new_key, principal
+
+    if not principal("key", tenant):
+        raise UsageError("a tenant's name is 1 to 512 printable characters")
+    made, entry = new_key()
+    if as_json:
+        sys.stdout.write(json.dumps({"tenant": tenant, "key": made, "entry": entry}) + "\n")
+    else:
+        sys.stdout.write(f"key, shown this once:  {made}\n")
+        sys.stdout.write(f"entry for the file:    {json.dumps({tenant: entry}, ensure_ascii=False)}\n")
+
+
 def _limits(texts: list[str]) -> dict[str, int | bool]:
     limits: dict[str, int | bool] = {}
     for text in texts:

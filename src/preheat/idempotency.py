@@ -41,7 +41,7 @@ class Idempotency:
         self.lease = lease
         self.keep = keep
         self.down = down
-        self._heart = _Heart(ledger, lease)
+        self._heart = Heart(ledger, lease)
 
     def run(self, key: str, fingerprint: str, work: Callable[[], bytes], *, wait: float = 0.0) -> Result:
         """Give the key's outcome: replayed where there is one, else that of ``work``, committed.
@@ -50,7 +50,7 @@ class Idempotency:
         that does not end in time, UnprocessableError for a key that was used with another fingerprint,
         LedgerError where the ledger is down, and what ``work`` raises, with the key given up.
         """
-        patience = _Patience(wait)
+        patience = Patience(wait)
         fence = new_fence()
         while True:
             try:
@@ -84,7 +84,7 @@ class Idempotency:
 
     def finish(self, key: str, fence: str, attempt: int, work: Callable[[], bytes]) -> Result:
         """Run a claimed key's work and commit it. Raises what ``run`` raises."""
-        return self._finish(key, fence, attempt, work, _Patience(0.0))
+        return self._finish(key, fence, attempt, work, Patience(0.0))
 
     def give_up(self, key: str, fence: str) -> None:
         """Let go of a claimed key, for the next claim to run."""
@@ -95,7 +95,7 @@ class Idempotency:
             _warn(error)  # the lease lapses by itself
 
     def _finish(
-        self, key: str, fence: str, attempt: int, work: Callable[[], bytes], patience: _Patience
+        self, key: str, fence: str, attempt: int, work: Callable[[], bytes], patience: Patience
     ) -> Result:
         self._heart.hold(key, fence)
         try:
@@ -139,7 +139,7 @@ def in_progress(claim: InProgress) -> InProgressError:
     )
 
 
-class _Patience:
+class Patience:
     """How long a caller waits for another execution, and how often it looks."""
 
     def __init__(self, seconds: float) -> None:
@@ -156,7 +156,7 @@ class _Patience:
         return True
 
 
-class _Heart:
+class Heart:
     """Renews the leases of every key that this process holds, from one thread, which the first key starts."""
 
     def __init__(self, ledger: Ledger, lease: float) -> None:
@@ -164,12 +164,16 @@ class _Heart:
         self._lease = lease
         self._period = lease / 3
         self._due: dict[tuple[str, str], float] = {}
+        self._until: dict[tuple[str, str], float] = {}
         self._changed = Condition()
         self._thread: Thread | None = None
         self._stopped = False
 
-    def hold(self, key: str, fence: str) -> None:
+    def hold(self, key: str, fence: str, *, limit: float | None = None) -> None:
+        """Renew from now on; with ``limit``, for at most that many seconds."""
         with self._changed:
+            if limit is not None:
+                self._until[key, fence] = time.monotonic() + limit
             self._due[key, fence] = time.monotonic() + self._period
             if self._thread is None or not self._thread.is_alive():
                 self._stopped = False
@@ -181,11 +185,12 @@ class _Heart:
     def drop(self, key: str, fence: str) -> None:
         with self._changed:
             self._due.pop((key, fence), None)
+            self._until.pop((key, fence), None)
 
     def stop(self) -> None:
         """Give up what is held; whoever runs under it still commits if nobody takes the key over first."""
         with self._changed:
-            held, self._due, self._stopped = list(self._due), {}, True
+            held, self._due, self._until, self._stopped = list(self._due), {}, {}, True
             self._changed.notify()
         for key, fence in held:
             try:
@@ -198,6 +203,8 @@ class _Heart:
             with self._changed:
                 while not self._stopped:
                     now = time.monotonic()
+                    for held in [held for held, until in self._until.items() if until <= now]:
+                        del self._until[held], self._due[held]
                     due = [held for held, at in self._due.items() if at <= now]
                     if due:
                         break

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .admission import Admission, Place
 from .answer import Answer, pack, unpack
 from .errors import FailedStartError, PreheatError, ShedError, TimedOutError, UnprocessableError
+from .principals import Principals
 
 if TYPE_CHECKING:
     from .bootstrap import Loaded
@@ -98,6 +99,7 @@ class Service:
         burst: int = 0,
         idempotency: Callable[[], Idempotency] | None = None,
         modes: Mapping[str, str] | None = None,
+        principals: Principals | None = None,
         resumes: bool = False,
     ) -> None:
         self.instance = os.urandom(8).hex()
@@ -110,6 +112,8 @@ class Service:
         self.modes = modes or {"": "off"}
         """Per route, and under the empty name for all others: whether a request's key is ``off``,
         ``optional`` or ``required``."""
+        self.principals = principals or Principals({}, None)
+        """Tells whose a request is."""
         self.admission = Admission(queue, rate=rate, burst=burst)
         self._open_idempotency = idempotency
         self._idempotency: Idempotency | None = None
@@ -299,5 +303,6 @@ def from_settings(settings: Settings, cache_dir: str) -> Service:
         burst=settings.burst,
         idempotency=idempotency,
         modes=settings.idempotency_modes(),
+        principals=Principals.from_settings(settings),
         resumes=bool(settings.ledger) or os.path.exists(local),
     )

@@ -78,6 +78,18 @@ class Settings:
     """Seconds for which an outcome is kept and replayed."""
     lease: float = 10.0
     """Seconds after which the key of an instance that died may be run by another; renewed while it lives."""
+    api_keys: str = ""
+    """A JSON file of tenants and the digests of their keys, ``{"acme": "sha256:…"}``; ``preheat key`` makes
+    an entry. Inference then wants ``Authorization: Bearer KEY`` or ``x-api-key: KEY``."""
+    jwt_keys: str = ""
+    """Keys that tokens (JWT) are verified with: a JWKS file, an https URL of one, or a PEM file of a public
+    key. Inference then wants ``Authorization: Bearer TOKEN``."""
+    jwt_issuer: str = ""
+    """The issuer that tokens must have."""
+    jwt_audience: str = ""
+    """The audience that tokens must be for; several with commas, ``*`` where the issuer writes none."""
+    jwt_claim: str = "sub"
+    """The claim of a token that names its tenant, in API Gateway's verified tokens too."""
     require_provider: str = ""
     """Refuse to start on any other execution provider than this."""
     host: str = "0.0.0.0"  # noqa: S104 - a container is reached from outside

@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import onnx
 import pytest
@@ -31,6 +33,18 @@ def sum_model(tmp_path: Path) -> Path:
 
 def test_the_function_in_readme_is_the_one_in_the_repository() -> None:
     assert (ROOT / "functions" / "filetype" / "app.py").read_text().endswith(BLOCKS[0])
+
+
+def test_powertools_over_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (block,) = [block for block in BLOCKS if "LedgerPersistenceLayer" in block]
+    names: dict[str, Any] = {"__name__": "app"}
+    exec(block, names)
+    context = SimpleNamespace(get_remaining_time_in_millis=lambda: 30_000)
+    for _ in range(2):
+        assert names["handler"]({"amount": 7}, context) == {"charged": 7}
+    names["layer"].close()
+    assert (tmp_path / "ledger.sqlite3").stat().st_size > 0
 
 
 def test_a_task_of_ones_own(sum_model: Path, tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ LAYERS = (
     {"errors"},
     {"settings", "phases"},
     {"manifest", "tensors", "fingerprint", "stores", "choice", "trust", "highwater"},
-    {"ledger"},
+    {"ledger", "principals", "bearer"},
     {"idempotency", "admission", "answer"},
+    {"powertools"},
     {"protocol", "tasks", "engine", "download", "cache", "compile", "warmup", "waterfall", "batching"},
     {"incoming", "fetch", "remote"},
     {"bootstrap", "service", "jobs"},
@@ -35,6 +36,7 @@ FORBIDDEN_ON_THE_COLD_PATH = {
     *("fastapi", "starlette", "pydantic", "uvicorn", "anyio", "asyncio", "boto3", "botocore"),
     *("aws_lambda_powertools", "torch", "transformers", "optimum", "onnx", "rich", "typer", "click"),
     *("ssl", "http.client", "urllib.request", "email", "importlib.metadata", "PIL", "magika"),
+    *("jwt", "cryptography", "sqlite3"),
 }
 
 

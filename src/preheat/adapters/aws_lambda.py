@@ -1,7 +1,8 @@
 """The direct door on AWS Lambda: an event in, a response out, no web framework between.
 
-Takes what a Function URL and API Gateway send (payload formats 2.0 and 1.0), what a load balancer sends, and
-a direct invocation, whose event is the body of ``/predict``. A path that is not hot goes to FastAPI.
+Takes what a Function URL and API Gateway send (payload formats 2.0 and 1.0), what a load balancer sends,
+batches of a queue (``sqs.py``), and a direct invocation, whose event is the body of ``/predict``. A path that
+is not hot goes to FastAPI.
 Source of the shapes: AWS Lambda developer guide, "Invoking Lambda functions using …" for each service.
 """
 
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidRequestError, PreheatError
+from ..principals import lambda_principal, principal
 from .routes import HttpRequest, HttpResponse, from_error, respond
 
 if TYPE_CHECKING:
@@ -29,29 +31,48 @@ class LambdaHandler:
     def __init__(self, function: Function) -> None:
         self.function = function
 
-    def __call__(self, event: Any, _context: Any = None) -> Any:
+    def __call__(self, event: Any, context: Any = None) -> Any:
         self.function.start()
         arrived_ns = time.perf_counter_ns()
+        deadline_ns = _deadline_ns(context)
         if not _is_http(event):
-            return self._direct(event, arrived_ns)
+            from .sqs import handle_batch, is_batch
+
+            if is_batch(event):
+                return handle_batch(self.function.service, event, deadline_ns)
+            return self._direct(event, context, arrived_ns, deadline_ns)
         try:
             request, query = _request(event, arrived_ns)
+            who = lambda_principal(event, self.function.settings.jwt_claim)
+            request = request._replace(principal=who, deadline_ns=deadline_ns)
             response = respond(self.function.service, request) or self.function.bridge.respond(request, query)
         except PreheatError as error:
             response = from_error(self.function.service, error)
         return _event_response(response, multi_value="multiValueHeaders" in event)
 
-    def _direct(self, event: Any, arrived_ns: int) -> Any:
+    def _direct(self, event: Any, context: Any, arrived_ns: int, deadline_ns: int) -> Any:
         """The task's answer to an event that is its natural JSON. An error is raised with its message, so
-        that Lambda reports the invocation as failed."""
-        body = json.dumps(event).encode()
-        request = HttpRequest("POST", "/predict", {"content-type": "application/json"}, body, arrived_ns)
+        that Lambda reports the invocation as failed. Its tenant is the function: AWS let the caller invoke
+        it, and does not tell who that was. Where a key is required, the invocation's id is one: it stays the
+        same when Lambda tries an asynchronous invocation again."""
+        body, headers = json.dumps(event).encode(), {"content-type": "application/json"}
+        modes = self.function.service.modes
+        if modes.get("/predict", modes[""]) == "required" and hasattr(context, "aws_request_id"):
+            headers["idempotency-key"] = str(context.aws_request_id)
+        who = principal("invoke", str(getattr(context, "invoked_function_arn", "") or ""))
+        request = HttpRequest("POST", "/predict", headers, body, arrived_ns, who, deadline_ns)
         response = respond(self.function.service, request)
         assert response is not None  # noqa: S101 - /predict is hot
         answer = json.loads(response.body)
         if response.status != 200:
             raise InvalidRequestError(answer["error"], code=answer["code"])
         return answer
+
+
+def _deadline_ns(context: Any) -> int:
+    """``perf_counter_ns`` at which Lambda ends the invocation; 0 where no context tells."""
+    remaining = getattr(context, "get_remaining_time_in_millis", None)
+    return time.perf_counter_ns() + int(remaining()) * 1_000_000 if remaining else 0
 
 
 def _is_http(event: Any) -> bool:
@@ -81,7 +102,7 @@ def _body(event: Event) -> bytes:
     if not isinstance(body, str):
         raise InvalidRequestError("the event's body must be a string")
     if not event.get("isBase64Encoded"):
-        return body.encode()
+        return body.encode("utf-8", "surrogatepass")
     import base64
 
     try:

@@ -282,9 +282,9 @@ for _route in ROUTES:
 # What they share
 
 
-def tenant_of(_service: Service, request: HttpRequest) -> str:
-    """Who sends a request, as verified; empty for nobody in particular."""
-    return request.principal
+def tenant_of(service: Service, request: HttpRequest) -> str:
+    """Who sends a request, as verified; empty for nobody in particular. Raises what ``of`` raises."""
+    return service.principals.of(request.headers, request.principal)
 
 
 def _handle(service: Service, request: HttpRequest, prepare: Prepare) -> HttpResponse:

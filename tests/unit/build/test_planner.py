@@ -82,7 +82,8 @@ def test_rounds_are_interleaved_and_recorded(artifact: Path) -> None:
     assert measured["host"]["arch"] == fingerprint.machine().arch
     assert list(measured["variants"]) == names
     for row in measured["variants"].values():
-        assert set(row) == {*planner.FIGURES, "bytes", "drift"}
+        assert set(row) == {*planner.FIGURES, "bytes", "drift", "joined"}
+        assert set(row["joined"]) == {"1", "2", "4", "8", "16"}
         assert row["rss_mib"]["median"] > 20
 
 
