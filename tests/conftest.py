@@ -148,14 +148,14 @@ def serving(artifact: Path | str, **environ: str) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def filetype_server(filetype_artifact: Path) -> Iterator[Server]:
-    with serving(filetype_artifact) as server:
+def filetype_server(filetype_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(filetype_artifact, PREHEAT_CACHE=str(tmp_path_factory.mktemp("cache"))) as server:
         server.wait_ready()
         yield server
 
 
 @pytest.fixture(scope="session")
-def embed_server(embed_artifact: Path) -> Iterator[Server]:
-    with serving(embed_artifact) as server:
+def embed_server(embed_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(embed_artifact, PREHEAT_CACHE=str(tmp_path_factory.mktemp("cache"))) as server:
         server.wait_ready()
         yield server

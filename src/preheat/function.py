@@ -45,7 +45,11 @@ class Function:
         self.settings = Settings.from_environ(self._environ)
         self.home = os.path.dirname(os.path.abspath(home)) if home else ""
         self.task = task
-        self.service: Service = from_settings(self.settings, self.settings.cache_dir(self._environ))
+        self.service: Service = from_settings(
+            self.settings,
+            self.settings.cache_dir(self._environ),
+            alone=platform(self._environ) == "process",
+        )
         self._starting = Lock()
         self._loading = Lock()
         self._api: FastAPI | None = None

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from .adapters.connection import Connection
 from .adapters.routes import HttpRequest, HttpResponse, from_error
 from .errors import PreheatError, UsageError
-from .function import Function, target
+from .function import Function, platform, target
 from .service import Service, from_settings
 from .settings import Settings
 
@@ -47,7 +47,7 @@ def main(environ: Mapping[str, str] | None = None) -> int:
         settings = Settings.from_environ(environ)
         if not settings.artifact:
             raise UsageError("nothing to serve: set PREHEAT_ARTIFACT to an artifact folder or an app.py")
-        service = from_settings(settings, settings.cache_dir(environ))
+        service = from_settings(settings, settings.cache_dir(environ), alone=platform(environ) == "process")
         server = Server(listen(settings.host, settings.port), service)
     except PreheatError as error:
         return _told(error)

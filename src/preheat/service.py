@@ -101,6 +101,7 @@ class Service:
         modes: Mapping[str, str] | None = None,
         principals: Principals | None = None,
         resumes: bool = False,
+        shared: bool = True,
     ) -> None:
         self.instance = os.urandom(8).hex()
         """Id of this instance, told with every answer."""
@@ -120,6 +121,8 @@ class Service:
         self._jobs: Jobs | None = None
         self.resumes = resumes
         """Whether other instances may have left deferred requests behind."""
+        self._ledger_lacks = "" if shared else "ledger=local"
+        """What is told with keyed answers: that no other instance would know of them."""
         self.defers = False
         """Whether this process goes on after an answer, so that a request may be answered later."""
         self._loaded: Loaded | None = None
@@ -221,7 +224,7 @@ class Service:
                     wait=min(request.key.wait, max(until - time.perf_counter(), 0.0)),
                 )
                 answer, replayed = unpack(result.outcome), result.replayed
-                degraded = "ledger" if result.degraded else ""
+                degraded = "ledger" if result.degraded else self._ledger_lacks
         finally:
             self.admission.leave(run.place)
         cold = request.arrived_ns < loaded.report.ready_ns
@@ -282,8 +285,8 @@ def _outcome(work: Callable[[], Answer]) -> Answer | PreheatError:
         return error
 
 
-def from_settings(settings: Settings, cache_dir: str) -> Service:
-    """The service as the settings want it."""
+def from_settings(settings: Settings, cache_dir: str, *, alone: bool = True) -> Service:
+    """The service as the settings want it. ``alone``: whether no instance runs on another host."""
     local = os.path.join(cache_dir, "ledger.sqlite3")
 
     def idempotency() -> Idempotency:
@@ -304,5 +307,6 @@ def from_settings(settings: Settings, cache_dir: str) -> Service:
         idempotency=idempotency,
         modes=settings.idempotency_modes(),
         principals=Principals.from_settings(settings),
+        shared=bool(settings.ledger) or alone,
         resumes=bool(settings.ledger) or os.path.exists(local),
     )

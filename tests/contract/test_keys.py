@@ -206,3 +206,10 @@ def test_outcomes_outlive_the_instance(filetype_artifact: Path, tmp_path: Path) 
     assert [a.status for a in answers] == [200, 200]
     assert answers[1].headers["x-preheat-replayed"] == "true"
     assert answers[0].body == answers[1].body
+
+
+def test_a_ledger_that_no_other_instance_shares_is_told(filetype_artifact: Path, tmp_path: Path) -> None:
+    with serving(filetype_artifact, PREHEAT_CACHE=str(tmp_path), K_SERVICE="filetype") as server:
+        answer = server.request("POST", "/predict", BODY, {"idempotency-key": "k"})
+        assert answer.headers["x-preheat-degraded"] == "ledger=local"
+        assert "x-preheat-degraded" not in server.request("POST", "/predict", BODY).headers
