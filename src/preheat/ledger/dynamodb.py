@@ -70,7 +70,8 @@ class DynamoLedger(Remote["BaseClient"]):
             or (self._endpoint and not self._endpoint.startswith(("http://", "https://")))
         ):
             raise SettingsError(
-                f"{url!r} names no DynamoDB ledger: dynamodb://table, with ?region= and ?endpoint=http(s)://…"
+                f"PREHEAT_LEDGER={url} names no DynamoDB ledger: dynamodb://table, with ?region= and "
+                "?endpoint=http(s)://…"
             )
         super().__init__(f"dynamodb://{self.table}")
         self._clock = ServerClock()

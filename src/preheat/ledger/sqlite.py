@@ -73,7 +73,7 @@ class SqliteLedger(ForkAware):
             or place.endswith("/")
         ):
             raise SettingsError(
-                f"{url!r} names no SQLite ledger: sqlite:///relative/file, sqlite:////absolute/file, with "
+                f"PREHEAT_LEDGER={url} names no SQLite ledger: sqlite:///relative/file, sqlite:////absolute/file, with "
                 "?synchronous=normal or full"
             )
         super().__init__()

@@ -1,4 +1,4 @@
-"""The four stores, each over a real server that is started once, and a place of its own in it for each test."""
+"""The four stores, each over a real server that is started once, and in it a place for each test."""
 
 from __future__ import annotations
 

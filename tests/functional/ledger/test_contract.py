@@ -198,7 +198,9 @@ def test_what_has_expired_is_not_known_although_the_store_still_has_it(ledger: L
     assert not ledger.remove("done")
     assert ledger.pending(10) == []
     for key in ("done", "lapsed"):
-        assert ledger.claim(key, "another print", "three", request=b"new", **LONG) == Claimed("three", 1, b"new")
+        assert ledger.claim(key, "another print", "three", request=b"new", **LONG) == Claimed(
+            "three", 1, b"new"
+        )
         assert ledger.read(key).outcome is None  # type: ignore[union-attr]
     assert ledger.commit("done", "one", b"from a former life", keep=60) is None
 

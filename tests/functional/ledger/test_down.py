@@ -1,4 +1,4 @@
-"""A store that is down, silent or cut off: a clear error within a deadline, and nothing lost or done twice."""
+"""A store that is down, silent or cut off: a clear error within a deadline, nothing lost or done twice."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def running(kind: type[servers._Process], folder: Path) -> Iterator[servers._Pro
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_server_that_is_down_is_an_error_that_names_it(kind: type[servers._Process], tmp_path: Path) -> None:
+def test_a_server_that_is_down_is_an_error_that_names_it(
+    kind: type[servers._Process], tmp_path: Path
+) -> None:
     server = kind(tmp_path / "server")
     with opened(server.url.replace("preheat@", "preheat:secret@")) as ledger:
         begun = time.monotonic()
@@ -83,7 +85,9 @@ def test_a_postgres_that_falls_silent_in_the_middle_is_given_up(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", PERSISTENT)
-def test_what_was_acknowledged_outlives_kill_and_restart(kind: type[servers._Process], tmp_path: Path) -> None:
+def test_what_was_acknowledged_outlives_kill_and_restart(
+    kind: type[servers._Process], tmp_path: Path
+) -> None:
     with running(kind, tmp_path) as server, opened(server.url) as ledger:
         ledger.init()
         for number in range(100):
@@ -125,7 +129,9 @@ def test_a_lost_answer_changes_nothing(
             for number in range(3):
                 key = f"k{number}"
                 proxy.cut = cuts
-                assert ledger.claim(key, "print", "one", request=b"body", **LONG) == Claimed("one", 1, b"body")
+                assert ledger.claim(key, "print", "one", request=b"body", **LONG) == Claimed(
+                    "one", 1, b"body"
+                )
                 proxy.cut = cuts
                 assert ledger.heartbeat(key, "one", lease=30)
                 proxy.cut = cuts
@@ -175,6 +181,9 @@ def test_dynamodb_without_credentials_or_region_says_so(
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    for url, words in (("dynamodb://table", "AWS_REGION"), ("dynamodb://table?region=eu-west-1", "credentials")):
+    for url, words in (
+        ("dynamodb://table", "AWS_REGION"),
+        ("dynamodb://table?region=eu-west-1", "credentials"),
+    ):
         with opened(url) as ledger, pytest.raises(LedgerError, match=words):
             ledger.read("k")
