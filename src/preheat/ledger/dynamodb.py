@@ -6,44 +6,29 @@ that its now can be and read by the earliest, so no live lease is taken over wha
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 from ..errors import LedgerError, SettingsError
 from . import Claim, Claimed, InProgress, Mismatch, Pending, Record, Replay
 from . import dynamodb_table as table
+from .dynamodb_items import KNOWN, kept, number, read_item
 from .remote import CALL_S, Remote, T, first_line, missing
 from .server_clock import Bounds, ServerClock
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
 
-_TTL_MARGIN_S = 3600
 _PRECISE_S = 0.1
 _AGAIN = {
     *("ProvisionedThroughputExceededException", "ThrottlingException", "RequestLimitExceeded"),
     *("InternalServerError", "ServiceUnavailable", "TransactionConflictException", "LimitExceededException"),
     *("ReplicatedWriteConflictException", "500", "502", "503", "504"),
 }
-_KNOWN = "(expires > :now OR lease > :now)"
-
-
-class _Item(NamedTuple):
-    fingerprint: str
-    fence: str
-    attempt: int
-    lease: float
-    expires: float
-    outcome: bytes | None
-    request: bytes
-
-    def known(self, now: Bounds) -> bool:
-        return self.expires > now.low or self.lease > now.low
 
 
 class DynamoLedger(Remote["BaseClient"]):
@@ -85,9 +70,9 @@ class DynamoLedger(Remote["BaseClient"]):
                 "key": {"S": key},
                 "fingerprint": {"S": fingerprint},
                 "fence": {"S": fence},
-                "attempt": _number(1),
-                "lease": _number(now.high + lease),
-                **_kept(now, keep),
+                "attempt": number(1),
+                "lease": number(now.high + lease),
+                **kept(now, keep),
                 **({"request": {"B": request}, "waiting": {"S": "1"}} if request else {}),
             }
             had = self._write(
@@ -95,7 +80,7 @@ class DynamoLedger(Remote["BaseClient"]):
                 Item=item,
                 ConditionExpression="attribute_not_exists(#key) OR (expires <= :now AND lease <= :now)",
                 ExpressionAttributeNames={"#key": "key"},
-                ExpressionAttributeValues={":now": _number(now.low)},
+                ExpressionAttributeValues={":now": number(now.low)},
             )
             if had is None:
                 return Claimed(fence, 1, request)
@@ -120,7 +105,7 @@ class DynamoLedger(Remote["BaseClient"]):
         """What a claim comes to where the key has a record; None where the record has gone meanwhile."""
         if not had:
             return None
-        item = _item(had)
+        item = read_item(had)
         if item.fingerprint != fingerprint:
             return Mismatch()
         if item.outcome is not None:
@@ -138,11 +123,11 @@ class DynamoLedger(Remote["BaseClient"]):
             "fence = :had AND lease = :seen AND attribute_not_exists(outcome)",
             {
                 ":fence": {"S": fence},
-                ":attempt": _number(attempt),
-                ":lease": _number(now.high + lease),
-                **{f":{name}": value for name, value in _kept(now, keep).items()},
+                ":attempt": number(attempt),
+                ":lease": number(now.high + lease),
+                **{f":{name}": value for name, value in kept(now, keep).items()},
                 ":had": {"S": item.fence},
-                ":seen": _number(item.lease),
+                ":seen": number(item.lease),
             },
             {"#ttl": table.TTL},
         )
@@ -153,7 +138,7 @@ class DynamoLedger(Remote["BaseClient"]):
     def heartbeat(self, key: str, fence: str, *, lease: float) -> bool:
         def once(client: BaseClient) -> bool:
             end = self._now(client).high + lease
-            values = {":fence": {"S": fence}, ":lease": _number(end), ":zero": _number(0)}
+            values = {":fence": {"S": fence}, ":lease": number(end), ":zero": number(0)}
             held = "fence = :fence AND attribute_not_exists(outcome) AND lease > :zero"
             return self._update(client, key, "SET lease = :lease", held, values) is None
 
@@ -163,7 +148,7 @@ class DynamoLedger(Remote["BaseClient"]):
         return self._finish(key, fence, outcome, keep, "fence = :fence")
 
     def cancel(self, key: str, fence: str, outcome: bytes, *, keep: float) -> bytes | None:
-        return self._finish(key, fence, outcome, keep, _KNOWN)
+        return self._finish(key, fence, outcome, keep, KNOWN)
 
     def release(self, key: str, fence: str) -> bool:
         held = "fence = :fence AND attribute_not_exists(outcome)"
@@ -181,7 +166,7 @@ class DynamoLedger(Remote["BaseClient"]):
             if "waiting" not in had:
                 return False
             return (
-                self._update(client, key, "SET lease = :zero", held, {**values, ":zero": _number(0)}) is None
+                self._update(client, key, "SET lease = :zero", held, {**values, ":zero": number(0)}) is None
             )
 
         return self._call(once)
@@ -190,7 +175,7 @@ class DynamoLedger(Remote["BaseClient"]):
         def once(client: BaseClient) -> Record | None:
             answer = self._ask(client.get_item, Key={"key": {"S": key}}, ConsistentRead=True)
             now = self._now(client)
-            item = _item(answer["Item"]) if "Item" in answer else None
+            item = read_item(answer["Item"]) if "Item" in answer else None
             if item is None or not item.known(now):
                 return None
             left = max(item.lease - now.low, 0.0)
@@ -204,8 +189,8 @@ class DynamoLedger(Remote["BaseClient"]):
                 self._write(
                     client.delete_item,
                     Key={"key": {"S": key}},
-                    ConditionExpression=f"attribute_exists(outcome) AND {_KNOWN}",
-                    ExpressionAttributeValues={":now": _number(self._now(client).low)},
+                    ConditionExpression=f"attribute_exists(outcome) AND {KNOWN}",
+                    ExpressionAttributeValues={":now": number(self._now(client).low)},
                 )
                 is None
             )
@@ -214,7 +199,7 @@ class DynamoLedger(Remote["BaseClient"]):
 
     def pending(self, limit: int) -> list[Pending]:
         def once(client: BaseClient) -> list[Pending]:
-            now, found = _number(self._now(client).low), list[Pending]()
+            now, found = number(self._now(client).low), list[Pending]()
             start: dict[str, Any] = {}
             while len(found) < limit:
                 answer = self._ask(
@@ -252,11 +237,11 @@ class DynamoLedger(Remote["BaseClient"]):
             values: dict[str, Any] = {
                 ":outcome": {"B": outcome},
                 ":fence": {"S": fence},
-                ":zero": _number(0),
-                **{f":{name}": value for name, value in _kept(now, keep).items()},
+                ":zero": number(0),
+                **{f":{name}": value for name, value in kept(now, keep).items()},
             }
             if ":now" in condition:
-                values[":now"] = _number(now.low)
+                values[":now"] = number(now.low)
             had = self._update(
                 client,
                 key,
@@ -268,7 +253,7 @@ class DynamoLedger(Remote["BaseClient"]):
             )
             if had is None:
                 return outcome
-            item = _item(had) if had else None
+            item = read_item(had) if had else None
             return item.outcome if item is not None and item.known(now) else None
 
         return self._call(once)
@@ -401,27 +386,3 @@ class DynamoLedger(Remote["BaseClient"]):
         if isinstance(error, exceptions.BotoCoreError):
             return f"cannot be used: {first_line(error)}", False
         return None
-
-
-def _item(found: dict[str, Any]) -> _Item:
-    return _Item(
-        found["fingerprint"]["S"],
-        found["fence"]["S"],
-        int(found["attempt"]["N"]),
-        float(found["lease"]["N"]),
-        float(found["expires"]["N"]),
-        found["outcome"]["B"] if "outcome" in found else None,
-        found["request"]["B"] if "request" in found else b"",
-    )
-
-
-def _number(value: float) -> dict[str, str]:
-    return {"N": f"{value:.6f}".rstrip("0").rstrip(".")}
-
-
-def _kept(now: Bounds, keep: float) -> dict[str, Any]:
-    """When the record is forgotten, and when its space may be freed: whole seconds, well after."""
-    return {
-        "expires": _number(now.high + keep),
-        table.TTL: {"N": str(math.ceil(now.high + keep) + _TTL_MARGIN_S)},
-    }

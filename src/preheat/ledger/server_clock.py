@@ -15,8 +15,9 @@ from threading import Lock
 DRIFT = 2e-4
 """How far two clocks may part, in seconds a second; disciplined clocks stay below 1e-4."""
 JUMP_S = 0.25
-APART_S = 0.1
-"""How far the clocks of a service's own hosts may be apart."""
+APART_S = 0.02
+"""How far the clocks of a service's own hosts may be apart; the bounds allow for it."""
+CONTRADICTION_S = 0.1
 
 
 class Bounds:
@@ -60,11 +61,11 @@ class ServerClock:
             return
         with self._lock:
             moment = time.monotonic()
-            fresh = Bounds(second - moment, second + 1.0 - asked)
+            fresh = Bounds(second - moment - APART_S, second + 1.0 - asked + APART_S)
             known = self._aged(moment) or self._known
             if known is None:
                 pass
-            elif known.low > fresh.high + APART_S or fresh.low > known.high + APART_S:
+            elif known.low > fresh.high + CONTRADICTION_S or fresh.low > known.high + CONTRADICTION_S:
                 self.contradictions += 1
             elif self._aged(moment) is not None:
                 ends = sorted((known.low, known.high, fresh.low, fresh.high))

@@ -73,8 +73,8 @@ class SqliteLedger(ForkAware):
             or place.endswith("/")
         ):
             raise SettingsError(
-                f"PREHEAT_LEDGER={url} names no SQLite ledger: sqlite:///relative/file, sqlite:////absolute/file, with "
-                "?synchronous=normal or full"
+                f"PREHEAT_LEDGER={url} names no SQLite ledger: sqlite:///relative/file, "
+                "sqlite:////absolute/file, with ?synchronous=normal or full"
             )
         super().__init__()
         self.path = os.path.abspath(unquote(place[1:]))
