@@ -40,6 +40,7 @@ class RedisLedger(Remote["Redis"]):
             host, port, parts, options = None, 0, urlsplit(""), {}
         database = parts.path.strip("/")
         prefix = options.pop("prefix", ["preheat"])[-1]
+        options.pop("decode_responses", None)  # outcomes are bytes
         if not host or (database and not database.isdecimal()) or not prefix or set("{}") & set(prefix):
             raise SettingsError(
                 "PREHEAT_LEDGER names no Redis ledger: redis://[user:password@]host[:port]/[database], "
