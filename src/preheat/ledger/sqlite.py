@@ -20,9 +20,9 @@ from .forks import ForkAware
 if TYPE_CHECKING:
     from sqlite3 import Connection
 
-SCHEMA = 1
+SCHEMA = 2
 _TABLE = """
-CREATE TABLE IF NOT EXISTS records (
+CREATE TABLE records (
     key TEXT PRIMARY KEY,
     fingerprint TEXT NOT NULL,
     fence TEXT NOT NULL,
@@ -33,10 +33,24 @@ CREATE TABLE IF NOT EXISTS records (
     expires REAL NOT NULL,   -- the same in seconds since the epoch, for later boots
     outcome BLOB,
     request BLOB NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS records_expires ON records (expires);
-CREATE INDEX IF NOT EXISTS records_pending ON records (key) WHERE outcome IS NULL AND length(request) > 0;
+) WITHOUT ROWID
 """
+_INDEXES = (
+    "CREATE INDEX records_expires ON records (expires)",
+    "CREATE INDEX records_pending ON records (key) WHERE outcome IS NULL AND length(request) > 0",
+)
+_UPGRADES = {
+    0: (_TABLE, *_INDEXES),
+    1: (  # it had no `until`
+        "ALTER TABLE records RENAME TO records_1",
+        _TABLE,
+        "INSERT INTO records SELECT key, fingerprint, fence, attempt, boot, lease, :now + expires - :wall,"
+        " expires, outcome, request FROM records_1",
+        "DROP TABLE records_1",
+        *_INDEXES,
+    ),
+}
+"""What makes the present schema of an older one, or of an empty file."""
 _LIVE = "(boot = :boot AND lease > :now)"
 _LEFT = "max(lease - :now, 0.0) * (boot = :boot)"
 _FRESH = "(CASE WHEN boot = :boot THEN until > :now ELSE expires > :wall END)"
@@ -217,12 +231,7 @@ class SqliteLedger(ForkAware):
             try:
                 connection = self._connect(sqlite3)
                 connection.execute("BEGIN IMMEDIATE")
-                # After the lock, which may have taken a while; by one clock for all processes.
-                clocks = {
-                    "now": time.clock_gettime(time.CLOCK_BOOTTIME),
-                    "wall": time.time(),
-                    "boot": self._boot,
-                }
+                clocks = self._clocks()  # after the lock, which may have taken a while
                 try:
                     yield lambda statement, values=clocks: connection.execute(statement, clocks | values)
                     connection.execute("COMMIT")
@@ -268,24 +277,36 @@ class SqliteLedger(ForkAware):
             try:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute(f"PRAGMA synchronous = {self._synchronous}")
-                version = connection.execute("PRAGMA user_version").fetchone()[0]
-                if version == 0:
-                    connection.executescript(
-                        f"BEGIN IMMEDIATE; {_TABLE} PRAGMA user_version = {SCHEMA}; COMMIT;"
-                    )
+                version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+                if version in _UPGRADES:
+                    connection.execute("BEGIN IMMEDIATE")
+                    version = connection.execute("PRAGMA user_version").fetchone()[0]
+                    for statement in _UPGRADES.get(version, ()):
+                        connection.execute(statement, self._clocks() if ":now" in statement else {})
+                    version = SCHEMA if version in _UPGRADES else version
+                    connection.execute(f"PRAGMA user_version = {version}")
+                    connection.execute("COMMIT")
                 break
-            except sqlite3.OperationalError as error:
+            except sqlite3.Error as error:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > deadline:
                     raise
                 time.sleep(0.01)
-        if version not in (0, SCHEMA):
+        if version != SCHEMA:
             raise LedgerError(
                 f"the ledger {self.path} has schema {version}; this version of Preheat knows {SCHEMA}: "
                 "name another file in PREHEAT_LEDGER, or run the Preheat that made it",
                 code="ledger_schema",
             )
+
+    def _clocks(self) -> dict[str, float | str]:
+        """One clock for all processes, whatever becomes of the wall clock; and that one, for later boots."""
+        return {
+            "now": time.clock_gettime(time.CLOCK_BOOTTIME),
+            "wall": time.time(),
+            "boot": self._boot,
+        }
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

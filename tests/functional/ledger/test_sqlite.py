@@ -137,6 +137,29 @@ def test_a_schema_of_another_version_is_told(path: Path, ledger: Ledger) -> None
         ledger.claim("k", "print", "two", **LONG)
 
 
+def test_an_older_schema_is_brought_up_to_date(path: Path, ledger: Ledger) -> None:
+    done(ledger, "done", b"x")
+    ledger.claim("held", "print", "one", **LONG, request=b"body")
+    ledger.close()
+    connection = sqlite3.connect(path)
+    connection.execute("DROP INDEX records_expires")
+    connection.execute("DROP INDEX records_pending")
+    connection.execute("ALTER TABLE records DROP COLUMN until")
+    connection.execute("CREATE INDEX records_expires ON records (expires)")
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    code = "import sys; from preheat.ledger import open_ledger; open_ledger(sys.argv[1]).init()"
+    openers = [subprocess.Popen([sys.executable, "-c", code, f"sqlite:///{path}"]) for _ in range(6)]
+    assert [opener.wait(60) for opener in openers] == [0] * 6
+    assert ledger.claim("done", "print", "two", **LONG) == Replay(b"x")
+    assert ledger.heartbeat("held", "one", lease=30)
+    ledger.check()
+    connection = sqlite3.connect(path)
+    names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE sql IS NOT NULL")}
+    connection.close()
+    assert names == {"records", "records_expires", "records_pending"}
+
+
 def test_a_file_that_another_process_holds_is_told_and_then_used(
     path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
