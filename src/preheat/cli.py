@@ -348,6 +348,8 @@ def key(
     else:
         sys.stdout.write(f"key, shown this once:  {made}\n")
         sys.stdout.write(f"entry for the file:    {json.dumps({tenant: entry}, ensure_ascii=False)}\n")
+
+
 ledger_app = typer.Typer(no_args_is_help=True, help="The records of requests with an Idempotency-Key.")
 app.add_typer(ledger_app, name="ledger")
 
