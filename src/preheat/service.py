@@ -293,7 +293,7 @@ def from_settings(settings: Settings, cache_dir: str, *, alone: bool = True) -> 
         from .idempotency import Idempotency  # the first keyed request needs it, no other
         from .ledger import open_ledger
 
-        ledger = open_ledger(settings.ledger or f"sqlite:///{local}")
+        ledger = open_ledger(settings.ledger or f"sqlite:///{local}", blobs=settings.ledger_blobs)
         return Idempotency(
             ledger, lease=settings.lease, keep=settings.idempotency_expiry, down=settings.ledger_down
         )

@@ -80,6 +80,8 @@ class Ledger(Protocol):
     gives what the first one gave or would have given.
     """
 
+    name: str
+    """The store as messages name it, without its password."""
     durability: str
     """What an acknowledged commit survives, in one sentence."""
     limit: int
@@ -152,14 +154,37 @@ def new_fence() -> str:
     return os.urandom(16).hex()
 
 
-def open_ledger(url: str) -> Ledger:
-    """The ledger that a URL names; nothing is connected yet.
+def open_ledger(url: str, *, blobs: str = "") -> Ledger:
+    """The ledger that a URL names; nothing is imported for it or connected yet.
 
-    ``sqlite:///relative/path``, ``sqlite:////absolute/path``. Raises SettingsError for any other.
+    ``sqlite:///relative/path``, ``sqlite:////absolute/path``, ``redis://``, ``rediss://``, ``valkey://``,
+    ``postgresql://``, ``dynamodb://table``. ``blobs``: a folder, ``file://``, ``s3://``, ``gs://`` or ``az://``
+    for what is too large for a record. Raises SettingsError for anything else.
     """
+    from .blobs import WithBlobs, open_place
+
+    return WithBlobs(_store(url), open_place(blobs))
+
+
+def _store(url: str) -> Ledger:
     scheme, separator, _ = url.partition("://")
     if separator and scheme == "sqlite":
         from .sqlite import SqliteLedger
 
         return SqliteLedger(url)
-    raise SettingsError(f"PREHEAT_LEDGER must begin with sqlite://, not {scheme!r}")
+    if separator and scheme in ("redis", "rediss", "valkey", "valkeys"):
+        from .redis import RedisLedger
+
+        return RedisLedger(url)
+    if separator and scheme in ("postgresql", "postgres"):
+        from .postgres import PostgresLedger
+
+        return PostgresLedger(url)
+    if separator and scheme == "dynamodb":
+        from .dynamodb import DynamoLedger
+
+        return DynamoLedger(url)
+    raise SettingsError(
+        "PREHEAT_LEDGER must be sqlite:///file, redis://host, postgresql://host/database or dynamodb://table"
+        + (f", not {scheme}://" if separator else "")
+    )
