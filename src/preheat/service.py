@@ -227,6 +227,8 @@ class Service:
                 degraded = "ledger" if result.degraded else self._ledger_lacks
         finally:
             self.admission.leave(run.place)
+        if time.perf_counter() > until:
+            raise TimedOutError("its deadline passed while its outcome was recorded; a retry gets that")
         cold = request.arrived_ns < loaded.report.ready_ns
         with self._lock:
             first, self._answered = not self._answered, True

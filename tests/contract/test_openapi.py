@@ -20,6 +20,8 @@ HELD = [
     checks.response_schema_conformance,
     checks.allow_header_conformance,
 ]
+LONG = {"x-preheat-timeout": "30", "grpc-timeout": "30S"}
+"""In place of generated ones, which would be up at once: 504 is a server error to Schemathesis."""
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,9 @@ def test_every_route_answers_as_documented(
     def run(case: Any) -> None:
         if "model" in case.path_parameters and len(statuses) % 3:
             case.path_parameters["model"] = "embed"  # two of three times the model that is there
+        for name, long in LONG.items():
+            if name in (case.headers or {}):
+                case.headers[name] = long
         response = case.call_and_validate(checks=HELD, timeout=10)
         statuses.append(response.status_code)
 

@@ -38,7 +38,7 @@ class HttpRequest(NamedTuple):
     principal: str = ""
     """Who sends it, where the platform has verified that; never what a header says."""
     deadline_ns: int = 0
-    """``perf_counter_ns`` at which the platform's own time for it is up; 0: none is known."""
+    """``perf_counter_ns`` at which its time is up, as the platform says and, in a route, the client; 0: none."""
 
 
 class HttpResponse(NamedTuple):
@@ -111,6 +111,10 @@ def respond(service: Service, request: HttpRequest) -> HttpResponse | None:
         )
     route, values = routes[method]
     try:
+        if "x-preheat-timeout" in request.headers or "grpc-timeout" in request.headers:
+            from .deadlines import shortest  # most requests have none
+
+            request = request._replace(deadline_ns=shortest(request))
         if route.prepare is not None:
             return _handle(service, request, route.prepare(service, request, values))
         assert route.answer is not None  # noqa: S101 - a route has one of both
@@ -166,7 +170,7 @@ def _server(service: Service, _request: HttpRequest, _values: dict[str, str]) ->
 def _model(service: Service, request: HttpRequest, values: dict[str, str]) -> HttpResponse:
     from ..protocol.v2 import metadata
 
-    return _json(service, 200, metadata(_named(service.loaded(request.arrived_ns), values).engine.manifest))
+    return _json(service, 200, metadata(_named(_loaded(service, request), values).engine.manifest))
 
 
 def _model_ready(service: Service, request: HttpRequest, values: dict[str, str]) -> HttpResponse:
@@ -237,7 +241,7 @@ def _embeddings(service: Service, request: HttpRequest, _values: dict[str, str])
 
 
 def _coldstart(service: Service, request: HttpRequest, _values: dict[str, str]) -> HttpResponse:
-    report = service.loaded(request.arrived_ns).report.to_dict()
+    report = _loaded(service, request).report.to_dict()
     if "text/html" in request.headers.get("accept", ""):
         from ..waterfall import page
 
@@ -300,7 +304,7 @@ def _handle(service: Service, request: HttpRequest, prepare: Prepare) -> HttpRes
 
         return accept(service, request, call)
     outcome = service.handle(call)
-    loaded = service.loaded(request.arrived_ns)
+    loaded = service.loaded(request.arrived_ns)  # it is there
     start = "cold" if outcome.cold else "warm"
     timing = f"wait;dur={outcome.waited_ns / 1e6:.3f}, run;dur={outcome.ran_ns / 1e6:.3f}"
     if outcome.cold:
@@ -349,6 +353,10 @@ def _error(
 ) -> HttpResponse:
     headers = [("content-type", "application/json"), *own(service, outcome=outcome), *extra.items()]
     return HttpResponse(status, headers, json.dumps({"error": message, "code": code}).encode())
+
+
+def _loaded(service: Service, request: HttpRequest) -> Loaded:
+    return service.loaded(request.arrived_ns, request.deadline_ns)
 
 
 def _named(loaded: Loaded, values: dict[str, str]) -> Loaded:

@@ -115,8 +115,10 @@ class Doc(NamedTuple):
         """The parts of an operation that FastAPI is given as they are."""
         types = ["application/json", *(["application/octet-stream"] if self.binary else [])]
         extra: Schema = {}
+        if 504 in self.errors:
+            extra["parameters"] = _TIMEOUTS
         if self.request is not None:
-            extra["parameters"] = _HEADERS
+            extra["parameters"] = [*_HEADERS, *_TIMEOUTS]
             content = {kind: {"schema": self.request if kind.endswith("json") else {}} for kind in types}
             extra["requestBody"] = {"required": True, "content": content}
         return extra
@@ -155,6 +157,20 @@ _HEADERS: list[Schema] = [
         "schema": _TEXT,
     },
 ]
+_TIMEOUTS: list[Schema] = [
+    {
+        "name": "x-preheat-timeout",
+        "in": "header",
+        "description": "Seconds from arrival after which no answer is wanted; the shortest limit counts",
+        "schema": {"type": "string", "pattern": r"^[0-9]{1,8}(\.[0-9]{1,9})?$"},
+    },
+    {
+        "name": "grpc-timeout",
+        "in": "header",
+        "description": "The same as gRPC writes it: at most eight digits, and a unit of H, M, S, m, u, n",
+        "schema": {"type": "string", "pattern": "^[0-9]{1,8}[HMSmun]$"},
+    },
+]
 _REASONS = {
     400: "The request is malformed or does not fit the model",
     404: "There is no such model or version",
@@ -167,10 +183,10 @@ _REASONS = {
     500: "It failed for good",
     429: "The tenant sends more than it may; see Retry-After",
     503: "Not ready, shedding or shutting down; see Retry-After",
-    504: "No turn came before the deadline",
+    504: "The deadline passed first",
 }
 _CALL = (400, 401, 404, 409, 410, 413, 415, 422, 429, 503, 504)
-_LOOK = (404, 503, 504)
+_LOOK = (400, 404, 503, 504)
 
 _REQUEST = "v2/requests/{id}"
 
@@ -197,7 +213,7 @@ DOCS = {
     ("POST", "v1/embeddings"): Doc("embeddings", "Embed text, in OpenAI's shape", _EMBEDDED, _CALL, _EMBED),
     ("POST", "predict"): Doc("predict", "The task's natural JSON", _ANY, _CALL, _ANY, binary=True),
     ("GET", "coldstart"): Doc(
-        "coldstart", "How this instance started, by phase", {"type": "object"}, (503, 504)
+        "coldstart", "How this instance started, by phase", {"type": "object"}, (400, 503, 504)
     ),
     ("GET", _REQUEST): Doc(
         "request_status",
