@@ -1,8 +1,8 @@
 """``python -m preheat.server``: the container's entry point, and what ``preheat serve`` runs.
 
 The socket is opened first, then the model is started on the main thread while connections are accepted,
-liveness is answered and requests wait. HTTP/1.1 is parsed by llhttp (httptools); each connection has a
-thread, because the core is synchronous and asyncio's import would cost more than the threads do.
+liveness is answered and requests wait. HTTP/1.1 is parsed by llhttp (httptools). One thread reads; each
+request is answered by a thread, because the core is synchronous; asyncio's import would cost more than that.
 """
 
 from __future__ import annotations
@@ -17,22 +17,21 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from .adapters.connection import Connection
 from .adapters.routes import HttpRequest, HttpResponse, from_error
+from .adapters.sockets import Sockets
 from .errors import PreheatError, UsageError
 from .function import Function, platform, target
-from .service import Service, from_settings
+from .service import Service, from_settings, shutting_down
 from .settings import Settings
 
 if TYPE_CHECKING:
     from types import FrameType
 
-GRACE_S = 25.0
-"""Seconds that accepted requests have to finish after SIGTERM; Knative and Cloud Run kill after 30 or 10."""
-MAX_CONNECTIONS = 1024
+GRACE_S, GRACE_ON_CLOUD_RUN_S = 25.0, 8.0
+"""Seconds that accepted requests have to finish after SIGTERM: less than Knative's 30 and Cloud Run's 10."""
 
 
 def main(environ: Mapping[str, str] | None = None) -> int:
@@ -51,29 +50,34 @@ def main(environ: Mapping[str, str] | None = None) -> int:
         server = Server(listen(settings.host, settings.port), service)
     except PreheatError as error:
         return _told(error)
+    grace = settings.grace or (GRACE_ON_CLOUD_RUN_S if platform(environ) == "cloudrun" else GRACE_S)
     service.defers = True
+    stop = _Stop()
     server.start()
-    stop = _on_signals()
     try:
-        with clock.phase(phases.Phase.IMPORT, phases.FIRST_LINE_NS) as attributes:
+        with stop.at_once(), clock.phase(phases.Phase.IMPORT, phases.FIRST_LINE_NS) as attributes:
             attributes["of"] = "server, function"
             function = target(settings.artifact, environ)
         function.service = service
         server.serve(function)
-        function.start(clock)
+        with stop.at_once():
+            function.start(clock)
     except PreheatError as error:
         service.fail(error)
-        server.drain(GRACE_S)  # those who wait are answered first
+        server.drain(grace)  # those who wait are answered first
         return _told(error)
-    gc.freeze()
-    gc.enable()
-    if service.resumes and service.takes_keys:
-        from .adapters.deferred import resume
+    except _StoppedError:
+        service.stop_starting()
+    else:
+        gc.freeze()
+        gc.enable()
+        if service.resumes and service.takes_keys:
+            from .adapters.deferred import resume
 
-        resume(service)
-    stop.wait()
-    until = time.monotonic() + GRACE_S
-    drained = server.drain(GRACE_S)
+            resume(service)
+        stop.wait()
+    until = time.monotonic() + grace
+    drained = server.drain(grace)
     service.close(max(until - time.monotonic(), 0.0))
     return 0 if drained else 1
 
@@ -100,19 +104,17 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class Server:
-    """Accepts connections and gives each a thread; drains on request."""
+    """A service on a socket; drains on request."""
 
     def __init__(self, listener: socket.socket, service: Service) -> None:
-        self._listener = listener
         self._service = service
+        self._sockets = Sockets(listener, service, self._other)
         self._function: Function | None = None
         self._known = threading.Event()
-        self._lock = threading.Lock()
-        self._open: set[Connection] = set()
 
     def start(self) -> None:
         """Begin to accept: liveness is answered, inference waits for the start."""
-        threading.Thread(target=self._accept, name="preheat-accept", daemon=True).start()
+        self._sockets.start()
 
     def serve(self, function: Function) -> None:
         """Name the function whose FastAPI application answers what is not a hot route."""
@@ -120,68 +122,67 @@ class Server:
         self._known.set()
 
     def drain(self, grace_s: float) -> bool:
-        """Stop accepting, finish what was accepted, close the rest; whether all was done in time."""
+        """Stop accepting, finish what was accepted, close the rest; whether all was done in time.
+
+        What still waits for a turn after half of the time is shed, so that those who sent it are told while
+        somebody is there to tell them.
+        """
         self._service.drain()
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept(), which close() does not
-        self._listener.close()
-        deadline = time.monotonic() + grace_s
-        while time.monotonic() < deadline:
-            with self._lock:
-                for connection in self._open:
-                    connection.close_if_idle()
-                if not self._open:
-                    return True
+        self._known.set()
+        self._sockets.drain()
+        began = time.monotonic()
+        while not self._sockets.empty:
+            now = time.monotonic()
+            if now > began + grace_s:
+                return False
+            if now > began + grace_s / 2:
+                self._service.shed_waiting()
             time.sleep(0.01)
-        return False
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                if self._listener.fileno() < 0:
-                    return  # closed: draining
-                time.sleep(0.05)  # out of file descriptors, say: what is open may close
-                continue
-            connection = Connection(client, self._service, self._other)
-            with self._lock:
-                full = len(self._open) >= MAX_CONNECTIONS
-                if not full:
-                    self._open.add(connection)
-            if full:
-                connection.refuse()
-            else:
-                threading.Thread(target=self._run, args=(connection,), daemon=True).start()
-
-    def _run(self, connection: Connection) -> None:
-        try:
-            connection.run()
-        finally:
-            with self._lock:
-                self._open.discard(connection)
+        return True
 
     def _other(self, request: HttpRequest, query: str) -> HttpResponse:
         self._known.wait()
-        assert self._function is not None  # noqa: S101 - what was waited for
         try:
+            if self._function is None:  # it ends before it was known
+                raise shutting_down()
             return self._function.bridge.respond(request, query)
         except PreheatError as error:
             return from_error(self._service, error)
 
 
-def _on_signals() -> threading.Event:
-    """An event that the first SIGTERM or SIGINT sets; the second ends the process at once."""
-    stop = threading.Event()
+class _StoppedError(BaseException):
+    """SIGTERM came during the start."""
 
-    def received(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
+
+class _Stop:
+    """The first SIGTERM or SIGINT; the second ends the process at once."""
+
+    def __init__(self) -> None:
+        self._came = threading.Event()
+        self._raises = False
+        signal.signal(signal.SIGTERM, self._received)
+        signal.signal(signal.SIGINT, self._received)
+
+    def wait(self) -> None:
+        self._came.wait()
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Do not let it wait for the end of the block: raise _StoppedError in it."""
+        self._raises = True
+        try:
+            if self._came.is_set():
+                raise _StoppedError
+            yield
+        finally:
+            self._raises = False
+
+    def _received(self, number: int, _frame: FrameType | None) -> None:
+        if self._came.is_set():
             os._exit(128 + number)
-        stop.set()
-
-    signal.signal(signal.SIGTERM, received)
-    signal.signal(signal.SIGINT, received)
-    return stop
+        self._came.set()
+        if self._raises:
+            raise _StoppedError
 
 
 if __name__ == "__main__":

@@ -154,7 +154,17 @@ class Service:
             if self.state is State.FAILED:
                 return
             self.state = State.DRAINING
-        self.admission.close(ShedError("the server is shutting down"), waiting=False)
+        self.admission.close(shutting_down(), waiting=False)
+
+    def stop_starting(self) -> None:
+        """Drain although the start is not over: it will never be, and whoever waits for it is shed."""
+        self.drain()
+        self.shed_waiting()
+        self._settled.set()
+
+    def shed_waiting(self) -> None:
+        """After ``drain``: send away whoever waits for a turn still."""
+        self.admission.close(shutting_down(), waiting=True)
 
     def close(self, grace_s: float = 0.0) -> None:
         """Let deferred requests that run end, give up the keys that are held, close the ledger's client."""
@@ -174,7 +184,7 @@ class Service:
         if not self._settled.wait(max(until - time.perf_counter(), 0.0)):
             raise TimedOutError("its deadline passed before the model was there")
         if self._loaded is None:
-            raise self._failed()
+            raise shutting_down() if self.state is State.DRAINING else self._failed()
         return self._loaded
 
     @property
@@ -277,6 +287,11 @@ class _Run:
         if time.perf_counter() > self.until:
             raise TimedOutError("its deadline passed while it ran")
         return answer
+
+
+def shutting_down() -> ShedError:
+    """What is said then to whoever is not answered."""
+    return ShedError("the server is shutting down: send it again, another instance may answer")
 
 
 def _outcome(work: Callable[[], Answer]) -> Answer | PreheatError:

@@ -39,6 +39,23 @@ class Slow(FileType):
 function = Function(__file__, task=Slow)
 """
 
+SLOW_RUN_APP = """
+import time
+from preheat import Function
+
+function = Function(__file__)
+start = function.start
+
+
+def slowed(clock=None):
+    start(clock)
+    infer = function.service.current.engine.infer
+    function.service.current.engine.infer = lambda *a: (time.sleep(0.8), infer(*a))[1]
+
+
+function.start = slowed
+"""
+
 
 @pytest.fixture
 def slow_app(tmp_path: Path, filetype_artifact: Path) -> Path:
@@ -140,6 +157,98 @@ def test_a_second_sigterm_ends_at_once(slow_app: Path) -> None:
         assert server.finish()[0] == 128 + signal.SIGTERM
         assert time.monotonic() - began < 0.5
         thread.join(10)
+
+
+def test_sigterm_during_the_start_sheds_who_waits_for_it(slow_app: Path) -> None:
+    with serving(slow_app) as server:
+        results: list[Any] = []
+        paths = ["/predict", "/docs"]
+        server.connect().close()
+        threads = [
+            threading.Thread(target=lambda path=path: results.append(server.request("POST", path, REQUEST)))
+            for path in paths
+        ]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.3)
+        began = time.monotonic()
+        status, _, err = server.stop()
+        for thread in threads:
+            thread.join(10)
+        assert (status, err) == (0, "")
+        assert time.monotonic() - began < 5
+        predict = next(r for r in results if r.headers["x-preheat-outcome"] == "shed")
+        assert (predict.status, predict.headers["retry-after"]) == (503, "1")
+        assert len(results) == 2
+
+
+def test_requests_sent_while_it_drains_are_told(slow_app: Path) -> None:
+    """On a connection that was idle, on one that the kernel had accepted, and the rest of half a request."""
+    with serving(slow_app) as server:
+        server.wait_ready()
+        body = json.dumps(REQUEST).encode()
+        head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        whole = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+        runs = threading.Thread(target=lambda: server.request("POST", "/predict", {"sleep": True}))
+        runs.start()
+        idle, half = (socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(2))
+        half.sendall(whole[:-10])
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.05)
+        idle.sendall(whole)
+        half.sendall(whole[-10:])
+        for client in (idle, half):
+            received = b""
+            while part := client.recv(65536):
+                received += part
+            assert received.startswith(b"HTTP/1.1 503")
+            assert b"retry-after: 1" in received
+            assert b"connection: close" in received
+            client.close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", server.port), timeout=10)
+        assert server.finish()[0] == 0
+        runs.join(10)
+
+
+def test_half_a_request_does_not_hold_the_end(slow_app: Path) -> None:
+    with serving(slow_app) as server:
+        server.wait_ready()
+        client = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+        client.sendall(b"POST /predict HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
+        time.sleep(0.2)
+        began = time.monotonic()
+        assert server.stop()[0] == 0
+        assert time.monotonic() - began < 12
+        assert client.recv(65536).startswith(b"HTTP/1.1 503")
+        client.close()
+
+
+def test_what_has_no_turn_after_half_of_the_grace_is_shed(slow_app: Path) -> None:
+    slow_app.write_text(SLOW_RUN_APP)
+    with serving(slow_app, PREHEAT_CONCURRENCY="1", PREHEAT_BATCH_MS="0", PREHEAT_GRACE="3") as server:
+        server.wait_ready()
+        results: list[Any] = []
+
+        def ask() -> None:
+            results.append(server.request("POST", "/predict", REQUEST))
+
+        threads = [threading.Thread(target=ask) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        began = time.monotonic()
+        status, _, err = server.stop()
+        for thread in threads:
+            thread.join(10)
+        assert (status, err) == (0, "")
+        assert time.monotonic() - began < 4
+        outcomes = sorted(answer.headers["x-preheat-outcome"] for answer in results)
+        assert len(outcomes) == 6
+        assert set(outcomes) == {"ok", "shed"}
+        assert outcomes.count("shed") >= 2
+        assert all(answer.headers["connection"] == "close" for answer in results)
 
 
 def _ignore_reset(server: Server) -> None:

@@ -1,11 +1,13 @@
-"""One HTTP/1.1 connection on a socket of its own: keep-alive, pipelining, limits on everything it reads."""
+"""One HTTP/1.1 connection: keep-alive, pipelining, limits on everything it reads. It knows no threads."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
+from enum import Enum
 
 import httptools
 
@@ -17,6 +19,8 @@ IDLE_S = 75.0
 """Seconds that a connection may lie idle between requests."""
 READ_S = 30.0
 """Seconds that one request may take to arrive."""
+LINGER_S = 1.0
+"""Seconds that a client has to read an error before the rest of its request is cut off."""
 MAX_HEAD = 64 * 1024
 """Bytes of request line and headers together."""
 CHUNK = 256 * 1024
@@ -55,87 +59,143 @@ class _Broken(Exception):
         self.status = status
 
 
+class Next(Enum):
+    """What a connection waits for."""
+
+    READ = "read"
+    """Bytes of its client."""
+    ANSWER = "answer"
+    """A thread that calls ``answer``."""
+    SEND = "send"
+    """Its client to take what was not sent yet."""
+    END = "end"
+    """Nothing more: it can be closed."""
+
+
 class Connection:
-    """``other`` answers what is not a hot route, given the request and its query."""
+    """Never blocks on its socket. ``other`` answers what is not a hot route, given the request and its query.
+
+    One thread at a time calls ``receive``, ``answer``, ``flush`` or ``overdue``, and each says what is next.
+    """
 
     def __init__(
         self, client: socket.socket, service: Service, other: Callable[[HttpRequest, str], HttpResponse]
     ) -> None:
-        self._socket = client
+        client.setblocking(False)
+        self.socket = client
+        self.descriptor = client.fileno()
+        self.next = Next.READ
+        self.idle = True
+        """Whether it is between two requests."""
+        self.lost: PreheatError | None = None
+        """Why no request of it is answered; None where they are."""
+        self._since = time.monotonic()
+        self._lingers = False
         self._service = service
         self._other = other
-        self._idle = True
         self._head_size = 0
+        self._begun = False
         self._new_request()
-        self._done: list[tuple[HttpRequest, str, bool]] = []
+        self._done: deque[tuple[HttpRequest, str, bool]] = deque()
+        self._broken: _Broken | None = None
+        self._unsent = b""
+        self._last = False
         self._parser = httptools.HttpRequestParser(self)
+        # Fails where the client has left already, which reading will tell.
+        with contextlib.suppress(OSError):
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def run(self) -> None:
-        """Serve requests until either side closes."""
+    def receive(self) -> Next:
+        """Take what has come."""
         try:
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._serve()
-        except (OSError, ValueError):
-            pass  # the client left
-        finally:
-            self._socket.close()
-
-    def refuse(self) -> None:
-        """Shed a connection that there is no room for."""
-        body = b'{"error": "too many connections", "code": "shed"}'
-        headers = [("content-type", "application/json"), ("retry-after", "1"), ("x-preheat-outcome", "shed")]
-        try:
-            self._socket.settimeout(1)
-            self._send(HttpResponse(503, headers, body), keep_alive=False)
+            data = self.socket.recv(CHUNK)
+        except BlockingIOError:
+            return self._then(Next.READ)
         except OSError:
-            pass
-        finally:
-            self._socket.close()
-
-    def close_if_idle(self) -> None:
-        """End a connection that waits for its next request; one that is busy ends after its answer."""
-        if self._idle:
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RD)
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                if not self._read():
-                    return
-            except _Broken as broken:
-                response = from_error(self._service, broken.error)
-                self._send(response._replace(status=broken.status or response.status), keep_alive=False)
-                self._linger()
-                return
-            for request, query, keep_alive in self._done:
-                response = respond(self._service, request) or self._other(request, query)
-                # Asked after the answer is there: the server may have begun to drain meanwhile.
-                keep_alive = keep_alive and self._service.state not in (State.DRAINING, State.FAILED)
-                self._send(response, keep_alive, head=request.method == "HEAD")
-                if not keep_alive:
-                    return
-            self._done.clear()
-
-    def _read(self) -> bool:
-        """Read until at least one request is whole; False where the client closed between requests."""
-        deadline = None if self._idle else time.monotonic() + READ_S
-        while not self._done:
-            self._socket.settimeout(IDLE_S if deadline is None else max(deadline - time.monotonic(), 0.001))
-            try:
-                data = self._socket.recv(CHUNK)
-            except TimeoutError:
-                if self._idle:
-                    return False
-                raise _Broken(InvalidRequestError("the request did not arrive in time"), 408) from None
-            if not data and self._idle:
-                return False
+            return self._then(Next.END)  # the client left
+        if self._lingers:
+            return self._then(Next.READ if data else Next.END)
+        if not data and self.idle:
+            return self._then(Next.END)
+        if self.idle:
+            self.idle, self._since = False, time.monotonic()
+        try:
+            if self.lost is not None:
+                raise _Broken(self.lost)
             if not data:
                 raise _Broken(InvalidRequestError("the connection ended before the request was whole"))
-            if self._idle:
-                self._idle, deadline = False, time.monotonic() + READ_S
             self._feed(data)
-        return True
+        except _Broken as broken:
+            self._broken = broken
+        return self._then(Next.ANSWER if self._done or self._broken else Next.READ)
+
+    def answer(self) -> Next:
+        """Answer the requests that are whole, in their order."""
+        while self._done:
+            request, query, keep_alive = self._done.popleft()
+            response = respond(self._service, request) or self._other(request, query)
+            # Asked after the answer is there: the server may have begun to drain meanwhile.
+            keep_alive = keep_alive and self._service.state not in (State.DRAINING, State.FAILED)
+            self._unsent = encoded(response, keep_alive, head=request.method == "HEAD")
+            self._last = not keep_alive
+            self._since = time.monotonic()
+            if self.flush() is not Next.ANSWER:
+                return self.next
+        if self._broken is not None:
+            broken, self._broken = self._broken, None
+            response = from_error(self._service, broken.error)
+            response = response._replace(status=broken.status or response.status)
+            self._unsent, self._last, self._lingers = encoded(response, keep_alive=False), True, True
+        return self.flush()
+
+    def flush(self) -> Next:
+        """Send as much as the client takes."""
+        try:
+            while self._unsent:
+                self._unsent = self._unsent[self.socket.send(self._unsent) :]
+            if self._last and self._lingers:
+                # The client reads the answer before the unread rest of its request resets the connection.
+                self.socket.shutdown(socket.SHUT_WR)
+        except BlockingIOError:
+            return self._then(Next.SEND)
+        except OSError:
+            return self._then(Next.END)
+        if self._last:
+            self._since = time.monotonic()
+            return self._then(Next.READ if self._lingers else Next.END)
+        if self._done or self._broken is not None:
+            return self._then(Next.ANSWER)
+        self.idle, self._since = not self._begun, time.monotonic()
+        return self._then(Next.READ)
+
+    def is_overdue(self, now: float) -> bool:
+        """Whether its time is up; ``now``: of ``time.monotonic``."""
+        if self._lingers and not self._unsent:
+            return now > self._since + LINGER_S
+        return now > self._since + (IDLE_S if self.idle and self.next is Next.READ else READ_S)
+
+    def overdue(self) -> Next:
+        """What becomes of it then."""
+        if self._lingers or self.idle or self.next is Next.SEND:
+            return self._then(Next.END)
+        return self.cut(InvalidRequestError("the request did not arrive in time"), 408)
+
+    def cut(self, error: PreheatError, status: int | None = None) -> Next:
+        """Answer a request with an error although it is not whole, and close."""
+        self._broken = _Broken(error, status)
+        return self._then(Next.ANSWER)
+
+    @property
+    def first(self) -> HttpRequest | None:
+        """The first request that waits for ``answer``."""
+        return self._done[0][0] if self._done else None
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def _then(self, following: Next) -> Next:
+        self.next = following
+        return following
 
     def _feed(self, data: bytes) -> None:
         if not self._in_body:
@@ -154,29 +214,10 @@ class Connection:
         if not self._in_body and not self._done and self._head_size > MAX_HEAD:
             raise _Broken(TooLargeError(f"request line and headers are over {MAX_HEAD} bytes"))
 
-    def _send(self, response: HttpResponse, keep_alive: bool, *, head: bool = False) -> None:
-        """Head and body in one write: two would meet Nagle's algorithm and delayed acknowledgement."""
-        lines = [f"HTTP/1.1 {response.status} {_REASONS.get(response.status, '')}"]
-        lines += [f"{name}: {value}" for name, value in response.headers]
-        lines.append(f"content-length: {len(response.body)}")
-        lines.append(f"date: {time.strftime('%a, %d %b %Y %H:%M:%S GMT', time.gmtime())}")
-        lines.append(f"connection: {'keep-alive' if keep_alive else 'close'}")
-        text = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
-        self._socket.settimeout(READ_S)
-        self._socket.sendall(text if head else text + response.body)
-        self._idle = True
-
-    def _linger(self) -> None:
-        """Let the client read the answer before the unread rest of its request resets the connection."""
-        self._socket.shutdown(socket.SHUT_WR)
-        deadline = time.monotonic() + 1.0
-        self._socket.settimeout(0.2)
-        while time.monotonic() < deadline and self._socket.recv(CHUNK):
-            pass
-
     # Called by the parser, in this order
 
     def on_message_begin(self) -> None:
+        self._begun = True
         self._new_request()
 
     def on_url(self, part: bytes) -> None:
@@ -192,7 +233,8 @@ class Connection:
         if announced.isdigit() and int(announced) > self._limit:
             raise _Broken(TooLargeError(f"the body has {announced} bytes; the limit is {self._limit}"))
         if self._headers.get("expect", "").lower() == "100-continue":
-            self._socket.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            with contextlib.suppress(OSError):  # a client that does not read must do without
+                self.socket.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, part: bytes) -> None:
         self._size += len(part)
@@ -201,7 +243,7 @@ class Connection:
         self._body.append(part)
 
     def on_message_complete(self) -> None:
-        self._in_body = False
+        self._begun = self._in_body = False
         self._head_size = 0
         try:
             url = httptools.parse_url(bytes(self._url))
@@ -223,3 +265,14 @@ class Connection:
         self._size = 0
         self._limit = 0
         self._in_body = False
+
+
+def encoded(response: HttpResponse, keep_alive: bool, *, head: bool = False) -> bytes:
+    """Head and body as one piece: two writes would meet Nagle's algorithm and delayed acknowledgement."""
+    lines = [f"HTTP/1.1 {response.status} {_REASONS.get(response.status, '')}"]
+    lines += [f"{name}: {value}" for name, value in response.headers]
+    lines.append(f"content-length: {len(response.body)}")
+    lines.append(f"date: {time.strftime('%a, %d %b %Y %H:%M:%S GMT', time.gmtime())}")
+    lines.append(f"connection: {'keep-alive' if keep_alive else 'close'}")
+    text = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
+    return text if head else text + response.body

@@ -38,7 +38,7 @@ class HttpRequest(NamedTuple):
     principal: str = ""
     """Who sends it, where the platform has verified that; never what a header says."""
     deadline_ns: int = 0
-    """``perf_counter_ns`` at which its time is up, as the platform says and, in a route, the client; 0: none."""
+    """``perf_counter_ns`` at which its time is up, as the platform or the client says; 0: none."""
 
 
 class HttpResponse(NamedTuple):

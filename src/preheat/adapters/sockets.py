@@ -1,0 +1,179 @@
+"""Every connection of the server, watched by one thread that reads; whole requests go to threads that answer.
+
+One reader, because a thread for each connection would wait its turn at the interpreter before it even saw its
+request: under a flood that took seconds, and no deadline could count them. What is read first is served
+first, and what must be shed is shed by a few threads that are never waiting for the engine.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+
+from ..errors import ShedError
+from ..service import Service
+from .connection import Connection, Next
+from .routes import HttpRequest, HttpResponse, match
+from .workers import Workers
+
+MAX_CONNECTIONS = 1024
+"""Beyond these, connections are told that there are too many."""
+MAX_REFUSED = 1024
+"""Beyond as many that are being told, they are closed at once."""
+KEPT_FILES = 128
+"""Descriptors that are left to everything else."""
+SPARE = 8
+"""Threads beside those that may hold a place: they shed what finds none."""
+QUIET_S = 0.25
+"""Seconds in which a connection may still send a request after the server began to shut down."""
+PARTIAL_S = 5.0
+"""The same, for the rest of a request that has begun."""
+SWEEP_S = 0.5
+_PAUSE_S = 0.05
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
+_SEND = select.EPOLLOUT | select.EPOLLONESHOT
+
+
+class Sockets:
+    """``other`` answers what is not a hot route."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        service: Service,
+        other: Callable[[HttpRequest, str], HttpResponse],
+    ) -> None:
+        listener.setblocking(False)
+        self._listener = listener
+        self._service = service
+        self._other = other
+        files = max(int(os.sysconf("SC_OPEN_MAX")) - KEPT_FILES, 64)
+        self.most = min(MAX_CONNECTIONS, files * 3 // 4)
+        self._most_refused = min(MAX_REFUSED, files - self.most)
+        self._open: dict[int, Connection] = {}
+        self._poll = select.epoll()
+        self._listens_again = 0.0
+        self._ends = 0.0
+        """``time.monotonic`` at which it began to shut down; 0: it has not."""
+        admission = service.admission
+        self._answering = Workers("preheat-request", lambda: admission.turns + admission.queue + SPARE)
+        self._others = Workers("preheat-other", lambda: MAX_CONNECTIONS)
+        self._thread = threading.Thread(target=self._run, name="preheat-sockets", daemon=True)
+        self._wake, self._woken = socket.socketpair()
+        self._poll.register(self._woken, select.EPOLLIN)
+
+    def start(self) -> None:
+        """Begin to accept."""
+        self._poll.register(self._listener, select.EPOLLIN)
+        self._thread.start()
+
+    def drain(self) -> None:
+        """Accept no more connections, and close those that are idle; the others end with their answer."""
+        self._ends = time.monotonic()
+        self._wake.send(b"\0")
+
+    @property
+    def empty(self) -> bool:
+        """After ``drain``: whether every connection is closed."""
+        return self._listener.fileno() < 0 and not self._open
+
+    def _run(self) -> None:
+        swept = time.monotonic()
+        while True:
+            for descriptor, _ in self._poll.poll(_PAUSE_S if self._ends or self._listens_again else SWEEP_S):
+                connection = self._open.get(descriptor)
+                if connection is not None:
+                    self._step(
+                        connection, connection.flush if connection.next is Next.SEND else connection.receive
+                    )
+                elif descriptor == self._woken.fileno():
+                    self._woken.recv(64)
+                else:
+                    self._accept()
+            now = time.monotonic()
+            if self._listens_again and now > self._listens_again and not self._ends:
+                self._listens_again = 0.0
+                self._poll.register(self._listener, select.EPOLLIN)
+            if self._ends:
+                self._end(now)
+            if now > swept + SWEEP_S:
+                swept = now
+                for connection in list(self._open.values()):
+                    if connection.next is not Next.ANSWER and connection.is_overdue(now):
+                        self._step(connection, connection.overdue)
+
+    def _accept(self) -> None:
+        """Take in everybody who is there."""
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    continue  # that client left again
+                if not self._ends:  # what is open may close
+                    self._poll.unregister(self._listener)
+                    self._listens_again = time.monotonic() + _PAUSE_S
+                return
+            if len(self._open) >= self.most + self._most_refused:
+                client.close()
+                continue
+            connection = Connection(client, self._service, self._other)
+            if len(self._open) >= self.most:
+                connection.lost = ShedError("the server has all the connections that it can hold")
+            self._open[connection.descriptor] = connection
+            self._poll.register(client, _READ)
+
+    def _end(self, now: float) -> None:
+        """One look around while the server shuts down."""
+        if self._listener.fileno() >= 0:
+            self._accept()  # the kernel has taken them in already: they get an answer
+            self._listener.close()
+        for connection in list(self._open.values()):
+            if connection.next is not Next.READ:
+                continue
+            if connection.idle and now > self._ends + QUIET_S:
+                self._step(connection, connection.receive)  # what came at the last moment
+                if connection.next is Next.READ and connection.idle:
+                    self._close(connection)
+            elif not connection.idle and now > self._ends + PARTIAL_S:
+                error = ShedError("the server is shutting down, and the request was not whole")
+                self._step(connection, partial(connection.cut, error))
+
+    def _step(self, connection: Connection, step: Callable[[], Next]) -> None:
+        """Do something with a connection, and then what is next."""
+        try:
+            following = step()
+        except Exception:  # a defect of ours: the other connections live on
+            traceback.print_exc(file=sys.stderr)
+            following = Next.END
+        try:
+            if following is Next.ANSWER:
+                self._pool(connection).put(partial(self._step, connection, connection.answer))
+            elif following is Next.END:
+                self._close(connection)
+            else:
+                self._poll.modify(connection.descriptor, _SEND if following is Next.SEND else _READ)
+        except (OSError, RuntimeError):
+            self._close(connection)
+
+    def _pool(self, connection: Connection) -> Workers:
+        """Requests that need a place have their own threads: however many come, liveness is answered."""
+        request = connection.first
+        route = match(request.path).get(request.method) if request is not None else None
+        return self._answering if route is not None and route[0].prepare is not None else self._others
+
+    def _close(self, connection: Connection) -> None:
+        if self._open.get(connection.descriptor) is connection:
+            del self._open[connection.descriptor]  # first: the number may be another's right after
+        connection.close()
