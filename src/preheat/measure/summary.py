@@ -38,7 +38,7 @@ def median_interval(ordered: Sequence[float]) -> tuple[float, float]:
     k, tail = 0, 0
     while k < n // 2:
         tail += comb(n, k)
-        if 2 * tail > (1 - CONFIDENCE) * 2**n:
+        if 2 * tail * 1000 > round((1 - CONFIDENCE) * 1000) << n:  # in integers: 2**n is no float for long
             break
         k += 1
     k = max(k, 1)

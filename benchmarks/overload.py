@@ -1,0 +1,168 @@
+"""Ten times what the server can do: goodput, the queue's bound, classes, deadlines, and a quiet tenant.
+
+The server has half of the CPUs and the clients the other half, each client process an open loop (Poisson)
+over raw sockets, so that what the clients cost is in no figure. The peak is a closed loop's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from preheat.errors import UsageError
+from preheat.measure.run import Progress
+
+from . import load
+from .figures import Benchmark, Claim, Line
+from .models import OUT
+from .serving import Counted, counted, sample
+
+TIMES = 10
+"""Load over capacity."""
+SECONDS = 10.0
+"""Of overload, for each round."""
+PEAK_S = 4.0
+AT_ONCE = 16
+"""Connections of the closed loop that gives the peak."""
+CONNECTIONS = 256
+DEADLINE_S = 2.0
+SLACK_MS = 100.0
+"""Between a client's clock and the server's: the way of the bytes, and the client's own turn at its CPU."""
+QUIET_SHARE = 0.2
+"""Load of the quiet tenant over capacity."""
+QUEUE = 64
+FLOOD, QUIET = "flood", "quiet"
+
+
+class Seen(NamedTuple):
+    peak: float
+    """Good answers a second at the most."""
+    flood: load.Load
+    differs: int
+    """Requests that client and server have in different classes."""
+    deepest: int
+    """The most requests that waited or ran at once, as the server saw it."""
+
+
+def run(artifact: Path, turns: int, progress: Progress) -> Benchmark:
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        raise UsageError("the benchmark needs two CPUs: one for the server and one for its clients")
+    ours, theirs = cpus[: len(cpus) // 2], cpus[len(cpus) // 2 :]
+    seconds = SECONDS * turns
+    OUT.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="overload-", dir=OUT) as folder:
+        keys = Path(folder) / "keys.json"
+        keys.write_text(json.dumps({name: _digest(name) for name in (FLOOD, QUIET)}))
+        settings = {"PREHEAT_QUEUE": str(QUEUE), "PREHEAT_API_KEYS": str(keys)}
+        with counted(artifact, Path(folder), cpus=ours, key=FLOOD, **settings) as server:
+            request = sample(artifact)
+            progress("peak", 0, 4)
+            before = _closed(server, request, theirs)
+            progress(f"{TIMES} times as much, {seconds:.0f} s", 1, 4)
+            seen = _flooded(server, request, theirs, seconds, before)
+            seen = seen._replace(peak=max(before, _closed(server, request, theirs)))
+            progress("a quiet tenant, alone", 2, 4)
+            solo = load.run(_quiet(server, request, theirs, seconds, seen.peak, 1))[0]
+            progress("and beside a flood", 3, 4)
+            plans = _flood(server, request, theirs, seconds, TIMES * seen.peak)
+            beside = load.run(_quiet(server, request, theirs, seconds, seen.peak, 2), *plans)[0]
+    return _told(artifact, seen, solo, beside, seconds)
+
+
+def _told(artifact: Path, seen: Seen, solo: load.Load, beside: load.Load, seconds: float) -> Benchmark:
+    late = [ms for ms in seen.flood.latencies() if ms > DEADLINE_S * 1e3 + SLACK_MS]
+    known = {load.OK, "shed", "timed_out"}
+    odd = sum(count for outcome, count in seen.flood.counts.items() if outcome not in known)
+    bad = sum(count for outcome, count in beside.counts.items() if outcome != load.OK)
+    sent = len(seen.flood.seen) / seen.flood.seconds
+    lines = [
+        Line("quiet tenant, alone", solo.latencies()),
+        Line("quiet tenant, beside the flood", beside.latencies()),
+        Line("flood, answered", seen.flood.latencies()),
+        Line("flood, shed", seen.flood.latencies("shed")),
+    ]
+    return Benchmark(
+        f"{artifact.parent.name}: {sent:.0f} requests a second for {seconds:.0f} s on a server that answers "
+        f"{seen.peak:.0f}",
+        lines,
+        [
+            Claim("load / capacity", sent / seen.peak, TIMES * 0.9, at_most=False),
+            Claim("goodput / peak", seen.flood.goodput / seen.peak, 0.9, at_most=False),
+            Claim(
+                "most that waited or ran",
+                seen.deepest,
+                QUEUE + len(os.sched_getaffinity(0)),
+                True,
+                "requests",
+            ),
+            Claim("in no class, or in another than the server's", odd + seen.differs, 0, True, "requests"),
+            Claim("answered after their deadline", len(late), 0, True, "requests"),
+            Claim(
+                "quiet tenant's p99, beside / alone", beside.percentile(99) / solo.percentile(99), 1.5, True
+            ),
+            Claim("quiet tenant's requests without an answer", bad, 0, True, "requests"),
+        ],
+    )
+
+
+def _closed(server: Counted, request: object, cpus: Sequence[int]) -> float:
+    begin = time.monotonic() + 0.5
+    body = [load.post("/predict", request, _headers(FLOOD))]
+    plan = load.Plan(server.port, body, begin, begin + PEAK_S, AT_ONCE, cpus=cpus)
+    return load.run(plan)[0].goodput
+
+
+def _flood(
+    server: Counted, request: object, cpus: Sequence[int], seconds: float, rate: float
+) -> list[load.Plan]:
+    begin = time.monotonic() + 0.5
+    body = [load.post("/predict", request, _headers(FLOOD))]
+    return [
+        load.Plan(
+            server.port,
+            body,
+            begin,
+            begin + seconds,
+            CONNECTIONS // len(cpus),
+            rate=rate / len(cpus),
+            cpus=[cpu],
+            seed=cpu,
+        )
+        for cpu in cpus
+    ]
+
+
+def _flooded(server: Counted, request: object, cpus: Sequence[int], seconds: float, peak: float) -> Seen:
+    before = server.outcomes()
+    flood = load.together(load.run(*_flood(server, request, cpus, seconds, TIMES * peak)))
+    after = server.outcomes()
+    theirs = flood.counts
+    names = {*after, *theirs} - {load.UNSENT, "most"}
+    differs = sum(abs(after.get(n, 0) - before.get(n, 0) - theirs.get(n, 0)) for n in names)
+    sent = [one for one in flood.seen if one.outcome != load.UNSENT]
+    return Seen(peak, flood._replace(seen=sent), differs, after["most"])
+
+
+def _quiet(
+    server: Counted, request: object, cpus: Sequence[int], seconds: float, peak: float, seed: int
+) -> load.Plan:
+    begin = time.monotonic() + 0.5
+    body = [load.post("/predict", request, _headers(QUIET))]
+    return load.Plan(
+        server.port, body, begin, begin + seconds, 64, rate=QUIET_SHARE * peak, cpus=cpus, seed=seed
+    )
+
+
+def _headers(tenant: str) -> dict[str, str]:
+    return {"x-api-key": tenant, "x-preheat-timeout": f"{DEADLINE_S:g}"}
+
+
+def _digest(key: str) -> str:
+    return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
