@@ -2,8 +2,9 @@
 
 A request takes a place when it comes and gives it back when it leaves; to run, it takes a turn. There are as
 many turns as may run at once, and ``queue`` places more than turns. Turns go round the tenants that wait, and
-within a tenant to whoever came first. Where every place is taken, a tenant that has more than its share loses
-its newest one that waits (longest queue drop: Suter, Lakshman, Stiliadis, Choudhury 1998).
+within a tenant to whoever came first; while another tenant is about, none has more than half of the turns, so
+that the other's next request finds one. Where every place is taken, a tenant that has more than its share
+loses its newest one that waits (longest queue drop: Suter, Lakshman, Stiliadis, Choudhury 1998).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 
 from .errors import PreheatError, ShedError, ThrottledError, TimedOutError
 
+PRESENT_S = 1.0
+"""A tenant is about for as long after it sent something."""
 _FULL = "the server has all the requests that it can hold"
 MAX_BUCKETS = 10_000
 """Tenants whose rate is remembered; who sent nothing for longest is forgotten first."""
@@ -62,7 +65,10 @@ class Admission:
         self._places: dict[str, int] = {}
         self._taken = 0
         self._lines: dict[str, deque[Place]] = {}
-        self._gathering = 0
+        self._gathering: list[str | None] = []
+        self._runs: dict[str, int] = {}
+        self._latest, self._before = ("", 0.0), ("", 0.0)
+        """The last two tenants that sent something, and when: tells whether another than one is about."""
         self._closed: PreheatError | None = None
         self._lock = Lock()
 
@@ -80,8 +86,7 @@ class Admission:
         """Let as many run at once from now on."""
         with self._lock:
             self.turns = turns
-            while self.running < turns and self._next():
-                self.running += 1
+            self._hand_out()
 
     def close(self, error: PreheatError, *, waiting: bool) -> None:
         """Take nobody in any more; with ``waiting``, send those away who wait for a turn."""
@@ -101,11 +106,26 @@ class Admission:
                 raise type(self._closed)(str(self._closed))  # one instance would gather tracebacks
             if self._rate:
                 self._pay(tenant)
-            if self._taken >= self.turns + self.queue and not self._displace(tenant):
-                raise ShedError(f"{_FULL}: {self._taken} wait or run")
+            if self._full and not self._displace(tenant):
+                raise ShedError(_FULL)
+            self._note(tenant)
             self._taken += 1
             self._places[tenant] = self._places.get(tenant, 0) + 1
             return Place(tenant)
+
+    def refusal(self, tenant: str) -> PreheatError | None:
+        """What ``enter`` would raise; None where it would give a place. Costs microseconds."""
+        with self._lock:
+            if self._closed is not None:
+                return self._closed
+            if not self._full or self._greedy(tenant) is not None:
+                return None
+            if self._rate:
+                try:
+                    self._pay(tenant)
+                except ThrottledError as error:
+                    return error
+            return ShedError(_FULL)
 
     def turn(self, place: Place, until: float) -> bool:
         """Wait for the place's turn; False where another has run its call meanwhile (``take``), and what came
@@ -115,8 +135,8 @@ class Admission:
         run raised where it was another's.
         """
         with self._lock:
-            if self.running < self.turns and not self._lines and not self._gathering:
-                self.running += 1
+            if not self._waits(place.tenant) and self._may(place.tenant):
+                self._run(place.tenant)
                 return True
             self._lines.setdefault(place.tenant, deque()).append(place)
             place.waiting = True
@@ -138,18 +158,26 @@ class Admission:
                 self._leave_line(place)
         return taken
 
-    def gather(self, *, end: bool = False) -> None:
-        """From now on, let everybody wait in line, to be taken; until the same with ``end``."""
+    def gather(self, tenant: str | None, *, end: bool = False) -> None:
+        """From now on, let whoever comes of a tenant (None: of any) wait in line, to be taken; until the same
+        with ``end``."""
         with self._lock:
-            self._gathering += -1 if end else 1
-            while end and self.running < self.turns and self._next():
-                self.running += 1
+            if end:
+                self._gathering.remove(tenant)
+                self._hand_out()
+            else:
+                self._gathering.append(tenant)
 
-    def done(self) -> None:
-        """Hand a turn to the next in line, or give it back."""
+    def done(self, place: Place) -> None:
+        """Give a turn back, for the next in line."""
         with self._lock:
-            if not self._next():
-                self.running -= 1
+            self.running -= 1
+            left = self._runs[place.tenant] - 1
+            if left:
+                self._runs[place.tenant] = left
+            else:
+                del self._runs[place.tenant]
+            self._hand_out()
 
     def leave(self, place: Place) -> None:
         """Give the place back."""
@@ -164,17 +192,44 @@ class Admission:
         else:
             del self._places[place.tenant]
 
-    def _next(self) -> bool:
-        """Wake whose turn it is: the tenants take turns, in the order in which they began to wait."""
-        if not self._lines:
+    @property
+    def _full(self) -> bool:
+        return self._taken >= self.turns + self.queue
+
+    def _note(self, tenant: str) -> None:
+        if tenant != self._latest[0]:
+            self._before = self._latest
+        self._latest = (tenant, time.perf_counter())
+
+    def _waits(self, tenant: str) -> bool:
+        """Whether whoever comes now has to stand in line, although there may be a turn."""
+        return tenant in self._lines or tenant in self._gathering or None in self._gathering
+
+    def _may(self, tenant: str) -> bool:
+        """Whether there is a turn for a tenant."""
+        if self.running >= self.turns:
             return False
-        tenant = next(iter(self._lines))
-        line = self._lines.pop(tenant)
-        place = line.popleft()
-        if line:
-            self._lines[tenant] = line  # behind the others
-        place.come()
-        return True
+        if self._runs.get(tenant, 0) < (self.turns + 1) // 2:
+            return True
+        other, seen = self._before if self._latest[0] == tenant else self._latest
+        return other == tenant or time.perf_counter() > seen + PRESENT_S
+
+    def _run(self, tenant: str) -> None:
+        self.running += 1
+        self._runs[tenant] = self._runs.get(tenant, 0) + 1
+
+    def _hand_out(self) -> None:
+        """Wake those whose turn it is: the tenants take turns, in the order in which they began to wait."""
+        while True:
+            tenant = next((tenant for tenant in self._lines if self._may(tenant)), None)
+            if tenant is None:
+                return
+            line = self._lines.pop(tenant)
+            place = line.popleft()
+            if line:
+                self._lines[tenant] = line  # behind the others
+            self._run(tenant)
+            place.come()
 
     def _leave_line(self, place: Place) -> None:
         line = self._lines[place.tenant]
@@ -183,13 +238,18 @@ class Admission:
         if not line:
             del self._lines[place.tenant]
 
-    def _displace(self, tenant: str) -> bool:
-        """Take the newest waiting place of the tenant with the most places, if that leaves it no fewer than
-        this one then has; whether it was done."""
+    def _greedy(self, tenant: str) -> str | None:
+        """The tenant with the most places, if one that waits can go and leave it no fewer than this one then
+        has."""
         if not self._lines:
-            return False
+            return None
         greedy = max(self._lines, key=self._places.__getitem__)
-        if self._places[greedy] <= self._places.get(tenant, 0) + 1:
+        return greedy if self._places[greedy] > self._places.get(tenant, 0) + 1 else None
+
+    def _displace(self, tenant: str) -> bool:
+        """Take the newest waiting place of the greedy one; whether there is one."""
+        greedy = self._greedy(tenant)
+        if greedy is None:
             return False
         place = self._lines[greedy][-1]
         place.error = ShedError(f"{_FULL}, and this tenant has the most of them")

@@ -57,14 +57,15 @@ class Batcher:
 
         mates = admission.take(fits)
         if len(group.calls) < self._expected and not group.full:
-            admission.gather()
+            whose = None if self._mixed else place.tenant
+            admission.gather(whose)
             try:
                 until = time.perf_counter() + self._window_s
                 while len(group.calls) < self._expected and not group.full and time.perf_counter() < until:
                     time.sleep(_LOOK_S)
                     mates += admission.take(fits)
             finally:
-                admission.gather(end=True)
+                admission.gather(whose, end=True)
         self._expected = len(group.calls)
         return self._joined(group, mates) if mates else self._alone(place.call)
 

@@ -278,7 +278,7 @@ class _Run:
                     outputs = loaded.batcher.run(admission, self.place)
             finally:
                 self.ended_ns = time.perf_counter_ns()
-                admission.done()
+                admission.done(self.place)
         else:
             self.ended_ns = time.perf_counter_ns()
             self.began_ns = self.ended_ns - self.place.ran_ns

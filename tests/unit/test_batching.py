@@ -214,17 +214,17 @@ def test_company_is_waited_for_no_longer_than_the_window() -> None:
 def test_gathering_lets_nobody_pass_and_leaves_nobody_behind() -> None:
     admission = Admission(8)
     admission.open(2)
-    admission.gather()
+    admission.gather(None)
     places = [admission.enter("") for _ in range(3)]
     came = [threading.Thread(target=admission.turn, args=(p, time.perf_counter() + 5)) for p in places]
     for thread in came:
         thread.start()
     time.sleep(0.05)
     assert (admission.running, admission.waiting) == (0, 3)
-    admission.gather(end=True)
+    admission.gather(None, end=True)
     time.sleep(0.05)
     assert (admission.running, admission.waiting) == (2, 1)
-    admission.done()
+    admission.done(places[0])
     for thread in came:
         thread.join(5)
         assert not thread.is_alive()

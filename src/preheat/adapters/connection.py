@@ -148,6 +148,13 @@ class Connection:
             self._unsent, self._last, self._lingers = encoded(response, keep_alive=False), True, True
         return self.flush()
 
+    def refuse(self, response: HttpResponse) -> Next:
+        """Answer the first request with this instead."""
+        request, _, keep_alive = self._done.popleft()
+        self._last = not (keep_alive and self._service.state not in (State.DRAINING, State.FAILED))
+        self._unsent = encoded(response, not self._last, head=request.method == "HEAD")
+        return self.flush()
+
     def flush(self) -> Next:
         """Send as much as the client takes."""
         try:
@@ -272,7 +279,19 @@ def encoded(response: HttpResponse, keep_alive: bool, *, head: bool = False) -> 
     lines = [f"HTTP/1.1 {response.status} {_REASONS.get(response.status, '')}"]
     lines += [f"{name}: {value}" for name, value in response.headers]
     lines.append(f"content-length: {len(response.body)}")
-    lines.append(f"date: {time.strftime('%a, %d %b %Y %H:%M:%S GMT', time.gmtime())}")
+    lines.append(f"date: {_date(int(time.time()))}")
     lines.append(f"connection: {'keep-alive' if keep_alive else 'close'}")
     text = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
     return text if head else text + response.body
+
+
+_dates: dict[int, str] = {}
+
+
+def _date(now: int) -> str:
+    """The HTTP date of a second since the epoch; the last one is kept."""
+    text = _dates.get(now)
+    if text is None:
+        _dates.clear()
+        text = _dates[now] = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(now))
+    return text

@@ -143,6 +143,20 @@ def from_error(service: Service, error: errors.PreheatError) -> HttpResponse:
     return _error(service, 500, error.code, str(error), "failed")
 
 
+def shed_early(service: Service, request: HttpRequest) -> HttpResponse | None:
+    """The refusal of a request that would find no place, before a thread or a ledger is troubled with it.
+
+    None where it may find one, and where only a check of its token would tell whose it is.
+    """
+    if not service.principals.cheap:
+        return None
+    try:
+        refusal = service.admission.refusal(tenant_of(service, request))
+    except errors.PreheatError as error:
+        return from_error(service, error)
+    return from_error(service, refusal) if refusal is not None else None
+
+
 # The routes
 
 

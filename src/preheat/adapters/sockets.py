@@ -21,7 +21,7 @@ from functools import partial
 from ..errors import ShedError
 from ..service import Service
 from .connection import Connection, Next
-from .routes import HttpRequest, HttpResponse, match
+from .routes import HttpRequest, HttpResponse, match, shed_early
 from .workers import Workers
 
 MAX_CONNECTIONS = 1024
@@ -152,14 +152,20 @@ class Sockets:
 
     def _step(self, connection: Connection, step: Callable[[], Next]) -> None:
         """Do something with a connection, and then what is next."""
+        pool = self._others
         try:
             following = step()
+            while following is Next.ANSWER:
+                pool, response = self._pool(connection)
+                if response is None:
+                    break
+                following = connection.refuse(response)
         except Exception:  # a defect of ours: the other connections live on
             traceback.print_exc(file=sys.stderr)
             following = Next.END
         try:
             if following is Next.ANSWER:
-                self._pool(connection).put(partial(self._step, connection, connection.answer))
+                pool.put(partial(self._step, connection, connection.answer))
             elif following is Next.END:
                 self._close(connection)
             else:
@@ -167,11 +173,16 @@ class Sockets:
         except (OSError, RuntimeError):
             self._close(connection)
 
-    def _pool(self, connection: Connection) -> Workers:
-        """Requests that need a place have their own threads: however many come, liveness is answered."""
+    def _pool(self, connection: Connection) -> tuple[Workers, HttpResponse | None]:
+        """Who answers it, and the answer where it is shed right here.
+
+        Requests that need a place have their own threads: however many come, liveness is answered.
+        """
         request = connection.first
         route = match(request.path).get(request.method) if request is not None else None
-        return self._answering if route is not None and route[0].prepare is not None else self._others
+        if request is None or route is None or route[0].prepare is None:
+            return self._others, None
+        return self._answering, shed_early(self._service, request)
 
     def _close(self, connection: Connection) -> None:
         if self._open.get(connection.descriptor) is connection:
