@@ -19,7 +19,17 @@ from preheat.errors import PreheatError
 from preheat.measure.run import Progress
 from preheat.measure.show import progress
 
-from . import cold_start, ledger, models, object_store, overload, request_overhead, session_open
+from . import (
+    batching,
+    cold_start,
+    keyed,
+    ledger,
+    models,
+    object_store,
+    overload,
+    request_overhead,
+    session_open,
+)
 from .figures import Benchmark, show
 
 
@@ -35,6 +45,8 @@ ENTRIES = {
     "session-open-bert-base": Entry(models.bert_base, session_open.run, 10),
     "object-store": Entry(models.minilm, object_store.run, 15),
     "request-overhead": Entry(models.minilm, request_overhead.run, 20),
+    "batching": Entry(models.minilm, batching.run, 8),
+    "keyed": Entry(models.minilm, keyed.run, 15),
     "overload": Entry(models.minilm, overload.run, 6),
     "ledger": Entry(lambda _: Path(), ledger.run, 20),
 }

@@ -109,16 +109,24 @@ def _together(pool: ThreadPoolExecutor, ledger: Ledger, threads: int) -> float:
 
 
 @contextmanager
-def _stores(folder: Path) -> Iterator[dict[str, Ledger]]:
+def servers(folder: Path) -> Iterator[dict[str, str]]:
+    """The URLs of a Redis and a PostgreSQL that run as long."""
     from tests.servers import PostgresServer, RedisServer
 
     with ExitStack() as stack:
-        urls = {"SQLite": f"sqlite:///{folder}/ledger.db"}
+        urls = {}
         for name, kind in (("Redis", RedisServer), ("PostgreSQL", PostgresServer)):
             server = kind(folder / name)
             server.start()
             stack.callback(server.stop)
             urls[name] = server.url
+        yield urls
+
+
+@contextmanager
+def _stores(folder: Path) -> Iterator[dict[str, Ledger]]:
+    with servers(folder) as found, ExitStack() as stack:
+        urls = {"SQLite": f"sqlite:///{folder}/ledger.db", **found}
         stores = {name: open_ledger(url) for name, url in urls.items()}
         for ledger in stores.values():
             stack.callback(ledger.close)
