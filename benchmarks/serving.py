@@ -79,21 +79,26 @@ def serving(
 
 
 COUNTING = """
-import json, os, signal
+import json, os, signal, threading
 from preheat import Function
-from preheat.adapters import connection
+from preheat.adapters import connection, sockets
 
 function = Function(__file__)
-counts, respond = {"most": 0}, connection.respond
+counts = {"most": 0}
+lock = threading.Lock()
 
 
-def counting(service, request):
-    response = respond(service, request)
-    counts["most"] = max(counts["most"], service.admission.taken)
-    if request.method == "POST":
-        outcome = dict(response.headers)["x-preheat-outcome"]
-        counts[outcome] = counts.get(outcome, 0) + 1
-    return response
+def counting(answer):
+    def counted(service, request):
+        response = answer(service, request)
+        if response is not None and request.method == "POST":
+            outcome = dict(response.headers)["x-preheat-outcome"]
+            with lock:
+                counts["most"] = max(counts["most"], service.admission.taken)
+                counts[outcome] = counts.get(outcome, 0) + 1
+        return response
+
+    return counted
 
 
 def tell(*_):
@@ -102,7 +107,8 @@ def tell(*_):
     os.rename(os.environ["COUNTS"] + ".new", os.environ["COUNTS"])
 
 
-connection.respond = counting
+connection.respond = counting(connection.respond)
+sockets.shed_early = counting(sockets.shed_early)
 signal.signal(signal.SIGUSR1, tell)
 """
 """A function that counts what its server answers."""
