@@ -19,6 +19,8 @@ from .errors import PreheatError, ShedError, ThrottledError, TimedOutError
 
 PRESENT_S = 1.0
 """A tenant is about for as long after it sent something."""
+YIELD_S = 0.1
+"""One that waits lets a lighter one go first for no longer than this."""
 _FULL = "the server has all the requests that it can hold"
 MAX_BUCKETS = 10_000
 """Tenants whose rate is remembered; who sent nothing for longest is forgotten first."""
@@ -67,6 +69,8 @@ class Admission:
         self._lines: dict[str, deque[Place]] = {}
         self._gathering: list[str | None] = []
         self._runs: dict[str, int] = {}
+        self._ran: dict[str, float] = {}
+        """When a tenant that waits had its last turn."""
         self._latest, self._before = ("", 0.0), ("", 0.0)
         """The last two tenants that sent something, and when: tells whether another than one is about."""
         self._closed: PreheatError | None = None
@@ -81,6 +85,10 @@ class Admission:
     def waiting(self) -> int:
         """Requests that wait for a turn."""
         return sum(map(len, self._lines.values()))
+
+    def alone(self, tenant: str) -> bool:
+        """Whether no other tenant than this one is about."""
+        return not self._others_about(tenant)
 
     def open(self, turns: int) -> None:
         """Let as many run at once from now on."""
@@ -211,23 +219,37 @@ class Admission:
             return False
         if self._runs.get(tenant, 0) < (self.turns + 1) // 2:
             return True
+        return not self._others_about(tenant)
+
+    def _others_about(self, tenant: str) -> bool:
         other, seen = self._before if self._latest[0] == tenant else self._latest
-        return other == tenant or time.perf_counter() > seen + PRESENT_S
+        return other != tenant and time.perf_counter() < seen + PRESENT_S
+
+    def _yields(self, tenant: str) -> bool:
+        """Whether a tenant that waits lets another one finish first: one that runs all that it has sent. Not
+        for long, so that many light ones together hold nobody up."""
+        if not any(other != tenant and other not in self._lines for other in self._runs):
+            return False
+        return time.perf_counter() < self._ran.get(tenant, 0.0) + YIELD_S
 
     def _run(self, tenant: str) -> None:
         self.running += 1
         self._runs[tenant] = self._runs.get(tenant, 0) + 1
+        if tenant in self._lines:
+            self._ran[tenant] = time.perf_counter()
 
     def _hand_out(self) -> None:
         """Wake those whose turn it is: the tenants take turns, in the order in which they began to wait."""
         while True:
-            tenant = next((tenant for tenant in self._lines if self._may(tenant)), None)
+            tenant = next((t for t in self._lines if self._may(t) and not self._yields(t)), None)
             if tenant is None:
                 return
             line = self._lines.pop(tenant)
             place = line.popleft()
             if line:
                 self._lines[tenant] = line  # behind the others
+            else:
+                self._ran.pop(tenant, None)
             self._run(tenant)
             place.come()
 
@@ -237,6 +259,7 @@ class Admission:
         place.waiting = False
         if not line:
             del self._lines[place.tenant]
+            self._ran.pop(place.tenant, None)
 
     def _greedy(self, tenant: str) -> str | None:
         """The tenant with the most places, if one that waits can go and leave it no fewer than this one then

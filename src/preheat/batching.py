@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 PAYS = 1.15
 """Rows run together must be this much faster than alone to be worth it: less is the planner's noise."""
+FEW = 1.5
+"""How many times as long as one row's a run may take beside another tenant."""
 WASTE = 1.25
 """Padding may make the work this much larger."""
 SHORTEST_MS, LONGEST_MS = 0.5, 10.0
@@ -34,10 +36,14 @@ _LOOK_S = 0.0002
 
 class Batcher:
     """``rows``: the most that are run together. ``window_s``: how long one waits for others, where the
-    last run had any. ``mixed``: whether several tenants' requests may be run together."""
+    last run had any. ``mixed``: whether several tenants' requests may be run together; where not, ``few`` are
+    the most while another tenant is about, which must not wait long for its turn."""
 
-    def __init__(self, engine: Engine, rows: int, window_s: float, *, mixed: bool) -> None:
+    def __init__(
+        self, engine: Engine, rows: int, window_s: float, *, mixed: bool, few: int | None = None
+    ) -> None:
         self.rows = rows
+        self._few = rows if few is None else few
         self._engine = engine
         self._window_s = window_s
         self._mixed = mixed
@@ -50,7 +56,7 @@ class Batcher:
 
         Those others get theirs, or their error, and are woken. Raises RequestError.
         """
-        group = _Group(place.call, self.rows)
+        group = _Group(place.call, self.rows if self._mixed or admission.alone(place.tenant) else self._few)
 
         def fits(other: Place) -> bool:
             return (self._mixed or other.tenant == place.tenant) and group.add(other.call)
@@ -180,7 +186,11 @@ def batcher(engine: Engine, settings: Settings) -> Batcher | None:
     if wanted < 0:
         steady = engine.manifest.measured(engine.variant.name, "steady_ms") or 0.0
         wanted = min(max(steady / 2, SHORTEST_MS), LONGEST_MS)
-    return Batcher(engine, best, wanted / 1e3, mixed=settings.batch_tenants == "any")
+    single = rates.get(1, rates[best])
+    few = max((rows for rows, rate in rates.items() if rows / rate <= FEW / single), default=1)
+    return Batcher(
+        engine, best, wanted / 1e3, mixed=settings.batch_tenants == "any", few=max(min(few, best), 1)
+    )
 
 
 def is_free(manifest: Manifest) -> bool:
