@@ -40,6 +40,7 @@ class Place:
         self.ran_ns = 0
         """How long that other run took."""
         self.waiting = False
+        self.given_back = False
         self._turn = Lock()
         self._turn.acquire()
 
@@ -193,6 +194,9 @@ class Admission:
             self._give_back(place)
 
     def _give_back(self, place: Place) -> None:
+        if place.given_back:  # it was displaced
+            return
+        place.given_back = True
         self._taken -= 1
         left = self._places[place.tenant] - 1
         if left:
@@ -277,6 +281,7 @@ class Admission:
         place = self._lines[greedy][-1]
         place.error = ShedError(f"{_FULL}, and this tenant has the most of them")
         self._leave_line(place)
+        self._give_back(place)
         place.come()
         return True
 
