@@ -38,11 +38,11 @@ def said(root: str, key: str) -> Iterator[None]:
             code="no_bucket" if bucket else "not_found",
         ) from error
     except (known.PermissionDeniedError, known.UnauthenticatedError, PermissionError) as error:
-        raise StoreError(f"{where}: permission denied: {_reason(error)}", code="denied") from error
+        raise StoreError(f"{where}: permission denied: {reason(error)}", code="denied") from error
     except (known.AlreadyExistsError, known.PreconditionError) as error:
         raise ConflictError(f"{where} changed meanwhile") from error
     except known.NotSupportedError as error:
-        raise StoreError(f"{where}: {_reason(error)}", code="unsupported") from error
+        raise StoreError(f"{where}: {reason(error)}", code="unsupported") from error
     except (known.BaseError, OSError, ValueError, TimeoutError) as error:
         text = str(error)
         if "NotPartial" in text:
@@ -59,12 +59,12 @@ def said(root: str, key: str) -> Iterator[None]:
                 f"{root}: the bucket is in another region; set AWS_REGION to its own", code="region"
             ) from error
         if any(sign in text for sign in _DENIED):
-            raise StoreError(f"{where}: permission denied: {_reason(error)}", code="denied") from error
-        raise StoreError(f"{where}: {_reason(error)}") from error
+            raise StoreError(f"{where}: permission denied: {reason(error)}", code="denied") from error
+        raise StoreError(f"{where}: {reason(error)}") from error
 
 
-def _reason(error: BaseException) -> str:
-    """obstore's message in one line: what the server said, without the debug output after it."""
+def reason(error: BaseException | str) -> str:
+    """A message in one line: what the server said, without obstore's debug output after it."""
     text = str(error).split("Debug source:")[0]
     for tag in ("Message", "Code"):
         _, found, after = text.partition(f"<{tag}>")
