@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from .aws import configured
 from .wording import MissingError
 
 
@@ -19,15 +20,11 @@ def connect(root: str, seconds: float, *, make: bool) -> Any:
         return from_url(root, mkdir=make)
     from datetime import timedelta
 
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     options: dict[str, Any] = {"timeout": timedelta(seconds=seconds), "connect_timeout": timedelta(seconds=5)}
-    more: dict[str, Any] = {}
+    more: dict[str, str] = {}
     if scheme == "s3":
-        options["allow_http"] = endpoint.startswith("http://")
-        if endpoint:
-            more["endpoint"] = endpoint
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        more["region"] = region or "us-east-1"
+        more = configured(os.environ)
+        options["allow_http"] = more.get("endpoint", "").startswith("http://")
     # Retries are ours: obstore's know nothing of a body that was cut, nor of our deadline.
     retries: Any = {"max_retries": 0, "retry_timeout": timedelta(seconds=seconds)}
     return from_url(root, client_options=options, retry_config=retries, **more)  # type: ignore[call-overload]

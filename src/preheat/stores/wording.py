@@ -7,8 +7,11 @@ from collections.abc import Iterator
 
 from ..errors import ConflictError, StoreError
 
-_DENIED = ("status code: 403", "status code: 401", "Permission denied", "Read-only file system")
-"""What obstore's other errors say where it is about a right: a listing's, a folder's."""
+_DENIED = (
+    *("status code: 403", "status code: 401", "Permission denied", "Read-only file system"),
+    *("<Code>ExpiredToken<", "<Code>InvalidToken<"),
+)
+"""What obstore's other errors say where it is about a right: a listing's, a folder's, a token's."""
 
 
 class NotPartialError(StoreError):
@@ -49,12 +52,12 @@ def said(root: str, key: str) -> Iterator[None]:
             raise NotPartialError(f"{where}: the server does not answer ranges") from error
         if "MissingAccessKeyId" in text or "169.254." in text or "metadata.google" in text:
             raise StoreError(
-                f"{root}: no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or those "
-                "of your cloud), give the instance a role, or set AWS_SKIP_SIGNATURE=true for a "
-                "public bucket",
+                f"{root}: no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or those of your "
+                "cloud), name a profile of ~/.aws/credentials with AWS_PROFILE, give the instance a role, or "
+                "set AWS_SKIP_SIGNATURE=true for a public bucket",
                 code="no_credentials",
             ) from error
-        if "redirect" in text.lower():
+        if "redirect" in text.lower() or "AuthorizationHeaderMalformed" in text:
             raise StoreError(
                 f"{root}: the bucket is in another region; set AWS_REGION to its own", code="region"
             ) from error
