@@ -18,6 +18,8 @@ SCHEMA = 1
 FILENAME = "manifest.json"
 MAX_BYTES = 8 * 1024 * 1024
 """A manifest larger than this is refused unread."""
+MAX_FILE_BYTES = 64 * 1024**3
+"""A manifest that lists a larger file is neither published nor fetched."""
 
 OBJECTIVES = ("cold", "balanced", "warm")
 PORTABLE = "portable"

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from .stores.layout import Alias
     from .stores.object import Bucket
 
-MAX_FILE_BYTES = 64 * 1024**3
-"""A manifest that lists a larger file is refused before anything is fetched."""
-
 
 class RemoteArtifact(Artifact):
     """An artifact whose files are fetched into the cache when they are first needed."""
@@ -267,7 +264,7 @@ def _manifest(reference: Reference, version: str, cache: Cache, bucket: Callable
 
     manifest, data = read_version(bucket(), reference.name, version)
     for listed in manifest.files:
-        if not 0 <= listed.size <= MAX_FILE_BYTES or listed.path == manifests.FILENAME:
+        if not 0 <= listed.size <= manifests.MAX_FILE_BYTES or listed.path == manifests.FILENAME:
             raise IntegrityError(f"{reference}: the manifest lists {listed.path} with {listed.size} bytes")
     cache.write(path, data)
     return manifest

@@ -70,6 +70,7 @@ def publish(
             f"the artifact is named {manifest.name!r}: publish it to {reference.root}/{manifest.name}"
         )
     check_layout(store, manifest)
+    _check_private(store, manifest)
     version = manifest.version.removeprefix("sha256:")
     blobs = list({file.sha256: file for file in manifest.files}.values())
     _check_content(store, blobs, progress)
@@ -108,6 +109,22 @@ def _name(
     if alias is None or before is None:
         return None
     return set_alias(bucket, manifest.name, alias, version, before, sign=sign)
+
+
+def _check_private(store: LocalStore, manifest: Manifest) -> None:
+    """No file has a second name, through which it could change; none is larger than a deployment takes."""
+    for entry in store.entries():
+        if entry.links > 1:
+            raise IntegrityError(
+                f"{store.local(entry.path)} has {entry.links} names (hard links), and could be changed by "
+                "another of them; publish a copy: cp -r"
+            )
+    for file in manifest.files:
+        if file.size > manifests.MAX_FILE_BYTES:
+            raise IntegrityError(
+                f"{store.local(file.path)} has {file.size} bytes; the most that a deployment takes is "
+                f"{manifests.MAX_FILE_BYTES}"
+            )
 
 
 def _check_content(store: LocalStore, files: list[File], progress: Progress) -> None:

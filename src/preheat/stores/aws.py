@@ -1,4 +1,4 @@
-"""AWS's shared files, which obstore does not read: what ~/.aws/credentials and ~/.aws/config say of a profile."""
+"""AWS's shared files, which obstore ignores: what ~/.aws/credentials and ~/.aws/config say of a profile."""
 
 from __future__ import annotations
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from preheat import manifest as manifests
 
 from .conftest import Place
 from .samples import command, content, environ, fails, make_artifact, succeeds, version_of
@@ -167,6 +173,63 @@ def test_an_artifact_that_was_changed_is_not_published(folder: Place, two: Path)
     assert "was changed after the build" in fails(folder.environ, "publish", two, f"{folder.root}/m")
     (two / "more").write_bytes(b"")
     assert "is not in the manifest" in fails(folder.environ, "publish", two, f"{folder.root}/m")
+
+
+def _linked(folder: Path) -> None:
+    (folder / "k" / "weights").rename(folder.parent / "weights")
+    (folder / "k" / "weights").symlink_to(folder.parent / "weights")
+
+
+def _folder_linked(folder: Path) -> None:
+    (folder / "k").rename(folder.parent / "k")
+    (folder / "k").symlink_to(folder.parent / "k")
+
+
+def _manifest_linked(folder: Path) -> None:
+    (folder / "manifest.json").rename(folder.parent / "manifest.json")
+    (folder / "manifest.json").symlink_to(folder.parent / "manifest.json")
+
+
+def _piped(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def _bound(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+
+def _huge(folder: Path) -> None:
+    """A file of 64 GiB and a byte that takes no room, listed."""
+    size = manifests.MAX_FILE_BYTES + 1
+    os.truncate(folder / "k" / "weights", size)
+    manifest = manifests.load((folder / "manifest.json").read_bytes())
+    files = tuple(f._replace(size=size) if f.path == "k/weights" else f for f in manifest.files)
+    (folder / "manifest.json").write_text(manifests.dump(manifest._replace(files=files)))
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (_linked, "k/weights is a link or a special file"),
+        (_folder_linked, "/k is a link or a special file"),
+        (_manifest_linked, "manifest.json is a link or a special file"),
+        (lambda f: (f / "more").symlink_to("/etc/passwd"), "/more is a link or a special file"),
+        (lambda f: os.link(f / "k" / "weights", f.parent / "second"), "k/weights has 2 names (hard links)"),
+        (lambda f: os.link(f / "manifest.json", f.parent / "second"), "manifest.json has 2 names"),
+        (lambda f: _piped(f / "k" / "weights"), "k/weights is a link or a special file"),
+        (lambda f: _piped(f / "manifest.json"), "manifest.json is not a plain file"),
+        (lambda f: _bound(f / "s"), "/s is a link or a special file"),
+        (_huge, "k/weights has 68719476737 bytes; the most that a deployment takes is 68719476736"),
+    ],
+)
+def test_what_is_no_plain_file_is_not_published(
+    folder: Place, two: Path, harm: Callable[[Path], Any], said: str
+) -> None:
+    harm(two)
+    assert said in fails(folder.environ, "publish", two, f"{folder.root}/m")
+    assert not Path(folder.root.removeprefix("file://")).exists()
 
 
 def test_a_pull_never_leaves_half(folder: Place, one: Path, two: Path, tmp_path: Path) -> None:
