@@ -239,12 +239,16 @@ def publish(
     location: Artifact,
     alias: NewAlias = None,
     sign: Sign = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Read back what the store has already; send again what is not whole."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Upload what the store lacks of an artifact; run it again after a failure, nothing is sent twice."""
     from .publish import commands
 
-    commands.publish(folder, location, alias=alias, sign=sign, as_json=as_json)
+    commands.publish(folder, location, alias=alias, sign=sign, verify=verify, as_json=as_json)
 
 
 @app.command()

@@ -106,7 +106,7 @@ class Fetch:
             blob.discard()
         raise IntegrityError(
             f"{self._where(blob)} is not {blob.file.path}: its sha256 is {digest[:12]}…, the manifest says "
-            f"{blob.file.sha256[:12]}…"
+            f"{blob.file.sha256[:12]}…; `preheat publish --verify` mends the store"
         )
 
     @contextlib.contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ..errors import ConflictError, StoreError, UsageError
@@ -15,11 +17,13 @@ from ..stores.layout import (
     read_version,
     resolve,
     signed_key,
+    version_key,
 )
 from ..stores.object import Bucket, Deadline
 from ..stores.reference import is_alias, parse
 from ..stores.wording import MissingError
 from ..trust import statement
+from .pending import keeping
 from .signing import Signer
 
 
@@ -135,27 +139,18 @@ def promote(location: str, alias: str, *, timeout_s: float, sign: Signer | None 
 
     Raises StoreError where a file of that version is not in the store; the alias stays as it is.
     """
-    from .upload import missing
-
     reference = parse(location)
     bucket = Bucket(reference.root, Deadline(timeout_s))
     before = expected(bucket, reference.name, alias)
     version = resolve(bucket, reference).version
-    manifest, _ = read_version(bucket, reference.name, version)
-    lost = missing(bucket, list({file.sha256: file for file in manifest.files}.values()))
-    if lost:
-        raise StoreError(
-            f"{reference} is not whole: {lost[0].path} is not in the store; publish it again", code="broken"
-        )
-    if sign is not None:
-        sign_version(bucket, reference.name, version, sign)
-    return set_alias(bucket, reference.name, alias, version, before, sign=sign)
+    with _whole(bucket, reference.name, version):
+        if sign is not None:
+            sign_version(bucket, reference.name, version, sign)
+        return set_alias(bucket, reference.name, alias, version, before, sign=sign)
 
 
 def rollback(location: str, alias: str, *, timeout_s: float, sign: Signer | None = None) -> Change:
     """Let an alias name what it named before. Raises StoreError where there is no such version."""
-    from .upload import missing
-
     reference = parse(location, selected=False)
     if reference.selector:
         raise UsageError(f"{location}: a rollback takes no version; name one with `preheat promote`")
@@ -169,8 +164,24 @@ def rollback(location: str, alias: str, *, timeout_s: float, sign: Signer | None
             f"{reference}@{alias} has named no version but {before.alias.version[:12]}", code="no_history"
         )
     *history, version = before.alias.history
-    manifest, _ = read_version(bucket, reference.name, version)
-    lost = missing(bucket, list({file.sha256: file for file in manifest.files}.values()))
-    if lost:
-        raise StoreError(f"{version[:12]} is not whole: {lost[0].path} is not in the store", code="broken")
-    return set_alias(bucket, reference.name, alias, version, before, history=tuple(history), sign=sign)
+    with _whole(bucket, reference.name, version):
+        return set_alias(bucket, reference.name, alias, version, before, history=tuple(history), sign=sign)
+
+
+@contextlib.contextmanager
+def _whole(bucket: Bucket, name: str, version: str) -> Iterator[None]:
+    """Hold a published version against collectors for a block. Raises StoreError where a part is lost."""
+    from .upload import missing
+
+    manifest, _ = read_version(bucket, name, version)
+    blobs = {file.sha256: file for file in manifest.files}
+    with keeping(bucket, name, version, blobs):
+        if bucket.head(version_key(name, version)) is None:
+            raise StoreError(f"{name}@{version[:12]} was removed meanwhile", code="not_found")
+        lost = missing(bucket, list(blobs.values()))
+        if lost:
+            raise StoreError(
+                f"{name}@{version[:12]} is not whole: {lost[0].path} is not in the store; publish it again",
+                code="broken",
+            )
+        yield

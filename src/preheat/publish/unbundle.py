@@ -22,6 +22,7 @@ from ..stores.reference import parse, version_prefix
 from ..trust import MAX_ENVELOPE_BYTES, Trust, statement
 from .aliases import Change, expected, set_alias, write_signature
 from .bundle import HEAD, MANIFEST, SCHEMA, Bundle, told
+from .pending import keeping
 from .progress import Progress
 from .signing import Signer
 from .upload import send, write_version
@@ -72,15 +73,19 @@ def import_bundle(
                 f"{reference.name}@{alias} is of epoch {before.alias.epoch} here, the bundle's of "
                 f"{head.epoch}: it is older; `preheat rollback` goes back to an older version"
             )
-        sent = send(bucket, files, list({file.sha256: file for file in manifest.files}.values()), progress)
-        new = write_version(bucket, manifest, head.version, data)
-        signature = sign.sign(statement(head.name, head.version, "", 0)) if sign else head.signature
-        if signature is not None:
-            write_signature(bucket, head.name, head.version, signature)
-        change = None
-        if alias is not None and before is not None:
-            kept = Alias(head.version, head.epoch, (), head.alias_signature) if carried else None
-            change = set_alias(bucket, reference.name, alias, head.version, before, sign=sign, carried=kept)
+        blobs = list({file.sha256: file for file in manifest.files}.values())
+        with keeping(bucket, reference.name, head.version, list(files)):
+            sent = send(bucket, files, blobs, progress)
+            new = write_version(bucket, manifest, head.version, data)
+            signature = sign.sign(statement(head.name, head.version, "", 0)) if sign else head.signature
+            if signature is not None:
+                write_signature(bucket, head.name, head.version, signature)
+            change = None
+            if alias is not None and before is not None:
+                kept = Alias(head.version, head.epoch, (), head.alias_signature) if carried else None
+                change = set_alias(
+                    bucket, reference.name, alias, head.version, before, sign=sign, carried=kept
+                )
     return Imported(
         f"{reference.root}/{reference.name}@{alias or head.version[:12]}",
         head.version,

@@ -6,6 +6,7 @@
     artifacts/NAME/versions/VERSION.json  a manifest; written once, never changed
     artifacts/NAME/aliases/ALIAS.json     which version an alias names; changed by compare-and-set only
     artifacts/NAME/signed/VERSION.json    a signature over a version (preheat.trust)
+    pending/…                             what publishers and collectors are about to do; gone when they end
 
 An alias is changed last, when all that it names lies there.
 """

@@ -35,6 +35,12 @@ class Document(NamedTuple):
     """What the store calls this content; a replacement is conditional on it."""
 
 
+class Head(NamedTuple):
+    size: int
+    tag: str
+    """Where it is an MD5 in hexadecimal, it says what the store has; it may be anything."""
+
+
 class Listed(NamedTuple):
     key: str
     size: int
@@ -107,12 +113,13 @@ class Bucket:
             self._partial = False
             return self._try(key, get)
 
-    def size(self, key: str) -> int | None:
-        """Bytes of an object; None where there is none."""
+    def head(self, key: str) -> Head | None:
+        """What the store says of an object; None where there is none."""
         import obstore
 
         try:
-            return int(self._try(key, lambda: obstore.head(self._client(), key)["size"]))
+            found = self._try(key, lambda: obstore.head(self._client(), key))
+            return Head(found["size"], (found["e_tag"] or "").strip('"'))
         except MissingError as error:
             if error.code == "no_bucket":
                 raise

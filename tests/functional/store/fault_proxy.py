@@ -38,11 +38,13 @@ class Fault(StrEnum):
     """All of the object, where a part of it was asked for."""
     LOST = "lost answer"
     """The server did it, and its answer never came."""
+    HARMED = "harmed upload"
+    """One byte of the request's body is another when the server gets it."""
     REFUSED = "closed unread"
     """The connection ends before the server sees the request."""
 
 
-HARMS_ANSWERS = [f for f in Fault if f not in (Fault.DENIED, Fault.ELSEWHERE, Fault.MALFORMED)]
+HARMS_ANSWERS = [f for f in Fault if f not in (Fault.DENIED, Fault.ELSEWHERE, Fault.MALFORMED, Fault.HARMED)]
 
 
 REFUSALS = {
@@ -134,6 +136,8 @@ class FaultProxy:
             self._refuse(client, int(fault.value))
             return
         headers = {k: v for k, v in client.headers.items() if k.lower() not in ("connection", "expect")}
+        if fault is Fault.HARMED and body:
+            body = bytes([body[0] ^ 1]) + body[1:]
         if fault is Fault.WHOLE:
             headers = {k: v for k, v in headers.items() if k.lower() != "range"}
         with contextlib.closing(http.client.HTTPConnection(self.host, self.port, timeout=60)) as upstream:

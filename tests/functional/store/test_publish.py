@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import pytest
 
 from preheat import manifest as manifests
 
+from . import fault_proxy
 from .conftest import Place
+from .fault_proxy import Fault, FaultProxy
 from .samples import command, content, environ, fails, make_artifact, succeeds, version_of
 
 
@@ -26,6 +29,11 @@ def one(tmp_path: Path) -> Path:
 @pytest.fixture
 def two(tmp_path: Path) -> Path:
     return make_artifact(tmp_path / "two", weights=content(2, 100_000))
+
+
+def files(folder: Path) -> list[Path]:
+    """The plain files under a folder, an artifact's manifest left out."""
+    return [path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json"]
 
 
 def same(one: Path, other: Path) -> bool:
@@ -230,6 +238,53 @@ def test_what_is_no_plain_file_is_not_published(
     harm(two)
     assert said in fails(folder.environ, "publish", two, f"{folder.root}/m")
     assert not Path(folder.root.removeprefix("file://")).exists()
+
+
+@pytest.fixture(params=["moto", "rclone"])
+def proxied(request: pytest.FixtureRequest) -> Iterator[tuple[Place, FaultProxy]]:
+    place: Place = request.getfixturevalue(request.param)
+    with fault_proxy.before(place.environ["AWS_ENDPOINT_URL"]) as proxy:
+        yield Place(place.root, {**place.environ, "AWS_ENDPOINT_URL": proxy.url}), proxy
+
+
+def test_what_is_harmed_on_the_way_up_is_sent_again(
+    proxied: tuple[Place, FaultProxy], one: Path, tmp_path: Path
+) -> None:
+    """These servers do not hold a body against its signature, as S3 does."""
+    place, proxy = proxied
+    once = iter([Fault.HARMED, Fault.HARMED])
+    proxy.plan = lambda asked: next(once, None) if asked.method == "PUT" and "/blobs/" in asked.path else None
+    done = succeeds(place.environ, "publish", one, f"{place.root}/m", "--alias", "prod")
+    assert len(proxy.harmed) == 2
+    assert (done["uploaded"], done["uploaded_bytes"]) == (6, sum(p.stat().st_size for p in files(one)))
+    succeeds(place.environ, "pull", f"{place.root}/m@prod", tmp_path / "out")
+    assert same(one, tmp_path / "out")
+
+
+def test_what_always_arrives_harmed_is_not_left_there(proxied: tuple[Place, FaultProxy], two: Path) -> None:
+    place, proxy = proxied
+    digest = hashlib.sha256((two / "k" / "weights").read_bytes()).hexdigest()
+    proxy.plan = lambda asked: Fault.HARMED if asked.method == "PUT" and digest in asked.path else None
+    line = fails(place.environ, "publish", two, f"{place.root}/m", "--alias", "prod")
+    assert "k/weights arrived changed or cut, twice" in line
+    proxy.plan = lambda _asked: None
+    assert "no artifact was published here" in fails(place.environ, "ls", place.root)
+    done = succeeds(place.environ, "publish", two, f"{place.root}/m", "--alias", "prod")
+    assert done["uploaded_bytes"] >= 100_000
+
+
+def test_a_file_that_went_bad_in_the_store_is_mended(folder: Place, two: Path, tmp_path: Path) -> None:
+    succeeds({}, "publish", two, f"{folder.root}/m", "--alias", "prod")
+    blobs = Path(folder.root.removeprefix("file://")) / "blobs"
+    weights = max(files(blobs), key=lambda p: p.stat().st_size)
+    weights.write_bytes(content(3, weights.stat().st_size))
+    assert succeeds({}, "publish", two, f"{folder.root}/m")["uploaded"] == 0
+    line = fails({}, "pull", f"{folder.root}/m@prod", tmp_path / "out")
+    assert "`preheat publish --verify` mends the store" in line
+    done = succeeds({}, "publish", two, f"{folder.root}/m", "--verify")
+    assert (done["uploaded"], done["uploaded_bytes"]) == (1, 100_000)
+    succeeds({}, "pull", f"{folder.root}/m@prod", tmp_path / "out")
+    assert same(two, tmp_path / "out")
 
 
 def test_a_pull_never_leaves_half(folder: Place, one: Path, two: Path, tmp_path: Path) -> None:
