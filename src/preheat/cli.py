@@ -161,7 +161,7 @@ def serve(
 
 @app.command("try")
 def try_out(
-    target: Annotated[str, typer.Argument(help="An artifact folder, or a function's app.py.")],
+    target: Annotated[str, typer.Argument(help="An artifact folder, a store URL, or a function's app.py.")],
     files: Annotated[
         list[str] | None,
         typer.Argument(metavar="[FILE]...", help="What to send. Default: the recorded request."),
@@ -177,7 +177,7 @@ def try_out(
 
 @app.command()
 def measure(
-    target: Annotated[str, typer.Argument(help="An artifact folder, or a function's app.py.")],
+    target: Annotated[str, typer.Argument(help="An artifact folder, a store URL, or a function's app.py.")],
     rounds: Annotated[int, typer.Option(min=1, help="Fresh processes of each kind.")] = 10,
     floor: Annotated[
         bool, typer.Option("--floor", help="Start the least that could give the answer, in the same rounds.")

@@ -26,7 +26,7 @@ from ...conftest import serving
 from . import fault_proxy
 from .conftest import Place
 from .fault_proxy import Fault, FaultProxy
-from .samples import content, environ, make_artifact, succeeds, version_of
+from .samples import content, environ, fails, make_artifact, succeeds, version_of
 
 BIG = 20_000_000
 """Three parts."""
@@ -314,3 +314,30 @@ def test_a_function_is_served_from_a_store(place: Place, filetype_artifact: Path
     fetched = next(p for p in reports[0]["phases"] if "fetch_ms" in p["attributes"])
     imports = [p for p in reports[0]["phases"] if p["phase"] == "import"][-1]
     assert fetched["start_ms"] < imports["start_ms"] + imports["duration_ms"]
+
+
+def test_what_lies_in_a_store_is_tried_and_measured(
+    place: Place, filetype_artifact: Path, cache: Path
+) -> None:
+    succeeds(place.environ, "publish", filetype_artifact, f"{place.root}/filetype", "--alias", "prod")
+    environ = {**place.environ, "PREHEAT_CACHE": str(cache)}
+    for which in ("prod", version_of(filetype_artifact)[:12]):
+        target = f"{place.root}/filetype@{which}"
+        tried = succeeds(environ, "try", target)
+        assert [answer["status"] for answer in tried["answers"]] == [200]
+        assert tried["coldstart"]["cache"] == ("miss" if which == "prod" else "hit")
+    measured = succeeds(environ, "measure", target, "--rounds", "2", "--floor")
+    (row,) = measured["rows"]
+    assert (measured["target"], row["correct"], row["samples"]) == (target, True, 2)
+    assert row["floor_wrong"] == []
+    assert row["floor_ms"]["median"] < row["total_ms"]["median"]
+    forced = succeeds(environ, "measure", target, "--rounds", "1", "--variant", "portable")
+    assert forced["rows"][0]["variant"] == "portable"
+
+
+def test_what_does_not_lie_in_a_store_is_not_measured(place: Place, tmp_path: Path, cache: Path) -> None:
+    succeeds(place.environ, "publish", make_artifact(tmp_path / "one"), f"{place.root}/m", "--alias", "prod")
+    environ = {**place.environ, "PREHEAT_CACHE": str(cache)}
+    for command in ("try", "measure"):
+        assert "there is no alias 'live'; there are prod" in fails(environ, command, f"{place.root}/m@live")
+        assert "say which version after '@'" in fails(environ, command, "s3://bucket/m", status=2)
