@@ -172,6 +172,13 @@ def version_of(document: dict[str, Any]) -> str:
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
+def digest_of(data: bytes) -> str:
+    """``sha256:…`` over a manifest's very bytes, measurements included: what a signature covers."""
+    import hashlib
+
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
 def load(data: bytes, vouched: Callable[[str], bool] = lambda _: False) -> Manifest:
     """Read a manifest. Raises ManifestError that names the field that is wrong.
 

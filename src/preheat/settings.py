@@ -32,6 +32,9 @@ class Settings:
     fetch_timeout: float = 120.0
     """Seconds after which fetching from a store, retries and waiting for another process included, is given
     up."""
+    stale: float = 0.0
+    """Where the store cannot be reached: for how many seconds a start may go on with what this host read of
+    an alias last. 0: it does not start."""
     trust: str = ""
     """Public keys, with commas between them: PEM files, or ``ed25519:`` and the key in base64. Where it is
     set, nothing runs that none of them signed."""
@@ -131,6 +134,7 @@ class Settings:
             "idempotency_expiry",
             "rate",
             "burst",
+            "stale",
         ):
             if getattr(self, name) < 0:
                 raise SettingsError(f"{PREFIX}{name.upper()} must not be negative")

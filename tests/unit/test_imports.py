@@ -25,7 +25,7 @@ LAYERS = (
     {"idempotency", "admission", "answer"},
     {"powertools"},
     {"protocol", "tasks", "engine", "download", "cache", "compile", "warmup", "waterfall", "batching"},
-    {"incoming", "fetch", "remote"},
+    {"incoming", "eviction", "fetch", "release", "remote"},
     {"bootstrap", "service", "jobs"},
     {"adapters", "function"},
     {"server", "measure", "build", "publish"},

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 from .. import manifest as manifests
 from ..download import check_layout
-from ..errors import IntegrityError, StoreError, UsageError
+from ..errors import ConflictError, IntegrityError, StoreError, UsageError
 from ..manifest import File, Manifest
 from ..stores.layout import blob_key, check_manifest, version_key
 from ..stores.local import LocalStore
 from ..stores.object import UPLOAD_PART, Bucket
 from ..stores.reference import parse
-from .aliases import Change, Expected, expected, set_alias, sign_version
+from .aliases import Change, expected, set_alias, sign_version
 from .pending import keeping
 from .progress import Progress
 from .signing import Signer
@@ -82,10 +82,13 @@ def publish(
     paths = {file.sha256: store.local(file.path) for file in blobs}
     with keeping(bucket, reference.name, version, list(paths)):
         sent = send(bucket, paths, blobs, progress, verify=verify)
-        new = write_version(bucket, manifest, version, data)
+        new = write_version(bucket, manifest, version, data, exact=sign is not None)
+        digest = manifests.digest_of(data)
         if sign is not None:
-            sign_version(bucket, reference.name, version, sign)
-        change = _name(bucket, manifest, version, alias, before, sign)
+            sign_version(bucket, reference.name, version, digest, sign)
+        change = None
+        if alias is not None and before is not None:
+            change = set_alias(bucket, reference.name, alias, version, digest, before, sign=sign)
     uploaded = {file.sha256: file.size for file in sent}
     total = sum(file.size for file in blobs)
     return Published(
@@ -98,19 +101,6 @@ def publish(
         total - sum(uploaded.values()),
         change,
     )
-
-
-def _name(
-    bucket: Bucket,
-    manifest: Manifest,
-    version: str,
-    alias: str | None,
-    before: Expected | None,
-    sign: Signer | None,
-) -> Change | None:
-    if alias is None or before is None:
-        return None
-    return set_alias(bucket, manifest.name, alias, version, before, sign=sign)
 
 
 def _check_private(store: LocalStore, manifest: Manifest) -> None:
@@ -248,11 +238,20 @@ def _chunks(path: str, advance: Callable[[int], None]) -> Iterator[bytes]:
         raise StoreError(f"{path} cannot be read: {error.strerror}", code="unreadable") from error
 
 
-def write_version(bucket: Bucket, manifest: Manifest, version: str, data: bytes) -> bool:
-    """Whether it was new. What is there already must be this version: it stays as it is."""
+def write_version(bucket: Bucket, manifest: Manifest, version: str, data: bytes, *, exact: bool) -> bool:
+    """Whether it was new. What is there already must be this version: it stays as it is.
+
+    ``exact``: its measurements must be these too, because they are about to be signed. Raises ConflictError
+    where they are not.
+    """
     key = version_key(manifest.name, version)
     if bucket.head(key) is None and bucket.create(key, data):
         return True
     there = bucket.read(key, manifests.MAX_BYTES).data
     check_manifest(there, manifest.name, version, bucket.where(key))
+    if exact and there != data:
+        raise ConflictError(
+            f"{bucket.where(key)} is this version with other measurements, from another build of it; "
+            f"`preheat promote {bucket.root}/{manifest.name}@{version[:12]} --sign` signs those"
+        )
     return False

@@ -21,6 +21,8 @@ from preheat.phases import PhaseClock
 from preheat.remote import RemoteArtifact, open_remote
 from preheat.settings import Settings
 from preheat.stores import Reference, open_store
+from preheat.stores.layout import alias_key
+from preheat.stores.object import Bucket, Deadline
 
 from ...conftest import serving
 from . import fault_proxy
@@ -341,3 +343,57 @@ def test_what_does_not_lie_in_a_store_is_not_measured(place: Place, tmp_path: Pa
     for command in ("try", "measure"):
         assert "there is no alias 'live'; there are prod" in fails(environ, command, f"{place.root}/m@live")
         assert "say which version after '@'" in fails(environ, command, "s3://bucket/m", status=2)
+
+
+def unreachable(place: Place) -> Place:
+    return Place(place.root, {**place.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"})
+
+
+def test_a_store_that_is_down(moto: Place, artifact: Path, tmp_path: Path, cache: Path, using: Any) -> None:
+    """It is an error, unless PREHEAT_STALE lets a start go on with what this host read last."""
+    succeeds(moto.environ, "publish", artifact, f"{moto.root}/m", "--alias", "prod")
+    using(moto)
+    first, _ = opened(moto, "prod", cache)
+    first.require(PACKED)
+    first.close()
+    quick: dict[str, Any] = {"fetch_timeout": 2.0}
+    using(unreachable(moto))
+    for stale in (0.0, 60.0):  # it was not noted then
+        with pytest.raises(StoreError, match=r"aliases/prod\.json: .*error sending request"):
+            opened(moto, "prod", cache, stale=stale, **quick)
+    using(moto)
+    opened(moto, "prod", cache, stale=60.0)[0].close()
+    using(unreachable(moto))
+    again, clock = opened(moto, "prod", cache, stale=60.0, **quick)
+    again.require(PACKED)
+    assert again.version == version_of(artifact)
+    assert 0 < told(clock)["stale_s"] < 60
+    again.close()
+    with pytest.raises(StoreError, match="error sending request"):
+        opened(moto, "next", cache, stale=60.0, **quick)
+    time.sleep(0.2)
+    with pytest.raises(StoreError, match="error sending request"):
+        opened(moto, "prod", cache, stale=0.1, **quick)
+    using(moto)
+    other = make_artifact(tmp_path / "other", weights=b"other")
+    succeeds(moto.environ, "publish", other, f"{moto.root}/m", "--alias", "prod")
+    now, clock = opened(moto, "prod", cache, stale=60.0)  # a store that answers is believed
+    assert now.version == version_of(other)
+    assert "stale_s" not in told(clock)
+    now.close()
+
+
+def test_a_refusal_is_not_a_store_that_is_down(
+    proxied: tuple[Place, FaultProxy], artifact: Path, cache: Path, using: Any
+) -> None:
+    place, proxy = proxied
+    succeeds(place.environ, "publish", artifact, f"{place.root}/m", "--alias", "prod")
+    using(place)
+    opened(place, "prod", cache, stale=60.0)[0].close()
+    proxy.plan = lambda _asked: Fault.DENIED
+    with pytest.raises(StoreError, match="permission denied"):
+        opened(place, "prod", cache, stale=60.0)
+    proxy.plan = lambda _asked: None
+    Bucket(place.root, Deadline(5)).delete(alias_key("m", "prod"))
+    with pytest.raises(StoreError, match="there is no alias 'prod'"):
+        opened(place, "prod", cache, stale=60.0)
