@@ -250,6 +250,7 @@ def _manifest(
         if not 0 <= listed.size <= manifests.MAX_FILE_BYTES or listed.path == manifests.FILENAME:
             raise IntegrityError(f"{reference}: the manifest lists {listed.path} with {listed.size} bytes")
     cache.write(path, data)
+    cache.know(version)
     return manifest
 
 
