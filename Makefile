@@ -9,7 +9,7 @@ EXPORT := .venv-export/bin
 PIP := -m pip --disable-pip-version-check --quiet
 OUT := out
 
-.PHONY: help run serve test check format bench filetype embed clean
+.PHONY: help run serve test torture check format bench filetype embed clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -24,6 +24,13 @@ serve: filetype ## the same function, up until Ctrl-C, on PORT (8080)
 
 test: .venv/.test .venv-export/.ready filetype embed ## every test, nothing skipped that can run here
 	$(BIN)/python -m pytest $(PYTEST)
+
+torture: .venv/.test ## every ledger under crashes, 100,000 keys and 2,000 kills each; an hour or two
+	@mkdir -p $(OUT)/torture
+	for store in sqlite redis postgres dynamodb; do \
+	  $(BIN)/python -m tests.integration.torture $$store --keys 100000 --kills 2000 \
+	    --report $(OUT)/torture/$$store.json || exit 1; \
+	done
 
 check: .venv/.test ## ruff and mypy, strict
 	$(BIN)/ruff check .

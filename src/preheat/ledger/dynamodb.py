@@ -362,6 +362,7 @@ class DynamoLedger(Remote["BaseClient"]):
             raise LedgerError(
                 f"the ledger {self.name} cannot be used: {first_line(error)} (AWS_REGION or ?region=)"
             ) from error
+        client.meta.events.register("before-parse.dynamodb", _whole)
         return client
 
     def _shut(self, client: BaseClient) -> None:
@@ -386,3 +387,14 @@ class DynamoLedger(Remote["BaseClient"]):
         if isinstance(error, exceptions.BotoCoreError):
             return f"cannot be used: {first_line(error)}", False
         return None
+
+
+def _whole(response_dict: dict[str, Any], **_: Any) -> None:
+    """Refuse an answer that was cut among its headers: botocore takes it for a whole one, without a body."""
+    from botocore.exceptions import ConnectionClosedError
+
+    headers = response_dict["headers"]
+    if "transfer-encoding" not in headers and headers.get("content-length") != str(
+        len(response_dict["body"])
+    ):
+        raise ConnectionClosedError(endpoint_url="the ledger")
