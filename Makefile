@@ -9,7 +9,7 @@ EXPORT := .venv-export/bin
 PIP := -m pip --disable-pip-version-check --quiet
 OUT := out
 
-.PHONY: help run serve test torture check format bench filetype embed clean
+.PHONY: help run serve test torture check format bench layers layers-lock filetype embed clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -43,6 +43,12 @@ format: .venv/.test ## lay the code out anew
 
 bench: .venv/.test .venv-export/.ready filetype embed ## the figures that README quotes; takes minutes
 	$(BIN)/python -m benchmarks
+
+layers: .venv/.test filetype ## Lambda layers for each Python and architecture, checked, in out/layers
+	$(BIN)/python -m layers.build $(LAYERS)
+
+layers-lock: .venv/.test ## lock what the layers hold by pyproject.toml; LOCK=--upgrade takes newer releases
+	$(BIN)/python -m layers.locks $(LOCK)
 
 filetype: functions/filetype/artifact/manifest.json ## the artifact of functions/filetype
 embed: functions/embed/artifact/manifest.json ## the artifact of functions/embed (exports with torch)
