@@ -29,9 +29,10 @@ LAYERS = (
     {"bootstrap", "service", "jobs"},
     {"adapters", "function"},
     {"server", "measure", "build", "publish"},
+    {"deploy"},
     {"cli", "__main__"},
 )
-OFFLINE = {"build", "measure", "publish", "cli", "__main__"}
+OFFLINE = {"build", "deploy", "measure", "publish", "cli", "__main__"}
 FORBIDDEN_ON_THE_COLD_PATH = {
     *("fastapi", "starlette", "pydantic", "uvicorn", "anyio", "asyncio", "boto3", "botocore"),
     *("aws_lambda_powertools", "torch", "transformers", "optimum", "onnx", "rich", "typer", "click"),
