@@ -56,13 +56,14 @@ def check_lambda(
     found = fit.findings(facts, plan, sized, tables)
     load = cost.Load(
         rate=rate,
-        request_s=(sized.request_ms if latency_ms is None else latency_ms) / 1e3,
+        request_s=cost.billed_s(sized.request_ms if latency_ms is None else latency_ms),
         init_s=sized.init_ms / 1e3,
         restore_s=tables.snapstart.restore_s,
         memory_mb=plan.memory_mb,
         ephemeral_mb=plan.ephemeral_mb,
         provisioned=plan.provisioned,
     )
+    cost.check_load(load)
     ways = [way(load, table, tables.assumed) for way in (cost.plain, cost.snapstart, cost.provisioned)]
     document = {
         "target": target,
@@ -143,7 +144,7 @@ def _show(console: Console, document: dict[str, Any]) -> None:
 
 def _break_even(found: dict[str, Any], load: dict[str, Any]) -> list[str]:
     def rate(value: float | None) -> str:
-        return "at no rate" if value is None else f"from {value:.3g} requests/s on"
+        return "at no rate" if value is None else f"from {value:.3g} requests/s"
 
     threshold = found["snapstart_init_s"]
     lines = []

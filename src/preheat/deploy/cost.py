@@ -11,9 +11,12 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ..errors import UsageError
 from .aws_tables import HOURS_A_MONTH, Assumed, Prices
 
 MONTH_S = HOURS_A_MONTH * 3600
+MOST = 10_000
+"""Instances at once, past which a sum by this model says nothing any more."""
 
 
 class Load(NamedTuple):
@@ -39,6 +42,21 @@ class Way(NamedTuple):
     parts: dict[str, float]
     cold_starts: float
     """A month, that a caller waits for."""
+
+
+def billed_s(milliseconds: float) -> float:
+    """What Lambda bills of a run, in seconds: whole milliseconds."""
+    return max(math.ceil(milliseconds), 1) / 1e3
+
+
+def check_load(load: Load) -> None:
+    """Raises UsageError for more than MOST instances at once."""
+    at_once = load.rate * load.request_s
+    if max(at_once, load.provisioned) > MOST:
+        raise UsageError(
+            f"{load.rate:g} requests/s of {load.request_s:g} s and {load.provisioned} provisioned instances: "
+            f"costs are counted for at most {MOST:,} instances at once; ask for a part of the load"
+        )
 
 
 def busy(load: Load) -> int:
@@ -108,9 +126,10 @@ def break_even(load: Load, prices: Prices, assumed: Assumed) -> dict[str, Any]:
 
     ``snapstart_init_s``: the plain start's seconds from which a restore is the cheaper start, at any rate.
     ``snapstart_rate`` and ``provisioned_rate``: the lowest requests a second from which SnapStart is cheaper
-    than plain cold starts, and a fixed number of provisioned instances cheaper than SnapStart; None for never
-    within what those instances can take. ``provisioned_busy``: the share of the time that a provisioned
-    instance must be busy to be cheaper than the same work on demand.
+    than plain cold starts (idleness makes cold starts most frequent at low rates, so it may not stay so), and
+    a fixed number of provisioned instances cheaper than SnapStart; None for never within what they can take.
+    ``provisioned_busy``: the share of the time that a provisioned instance must be busy to be cheaper than
+    the same work on demand.
     """
     per_cold = load.restore_s * prices.duration + prices.snapshot_restore
     fixed = load._replace(provisioned=load.provisioned or busy(load))

@@ -64,17 +64,17 @@ def conditions(unit: Unit) -> Section:
     name, found = unit.logical, Section()
     if unit.store == "stack":
         found[f"{name}Deployed"] = filled(f"{name}Version")
-        for shared, own in (("Queued", "Queued"), ("KeptWarm", "KeptWarm")):
-            found[f"{name}{own}"] = Call(
-                "And", [Call("Condition", f"{name}Deployed"), Call("Condition", shared)]
-            )
+        for shared in ("Queued", "KeptWarm", "Public"):
+            both = [Call("Condition", f"{name}Deployed"), Call("Condition", shared)]
+            found[f"{name}{shared}"] = Call("And", both)
     return found
 
 
 def resources(unit: Unit, package: str, python: str, context: str, dockerfile: str) -> Section:
     name = unit.logical
     own = f"{name}Deployed" if unit.store == "stack" else ""
-    queued, warm = (f"{name}Queued", f"{name}KeptWarm") if own else ("Queued", "KeptWarm")
+    prefix = name if own else ""
+    queued = f"{prefix}Queued"
     function = _function(unit, queued)
     if package == "zip":
         metadata = _zip(unit, function, python)
@@ -99,8 +99,9 @@ def resources(unit: Unit, package: str, python: str, context: str, dockerfile: s
     }
     if own:
         found = {key: _conditional(resource, own) for key, resource in found.items()}
-    for condition, more in ((queued, _queue(unit)), (warm, _keep_warm(unit))):
-        found |= {key: _conditional(resource, condition) for key, resource in more.items()}
+    options = ((queued, _queue), (f"{prefix}KeptWarm", _keep_warm), (f"{prefix}Public", _public))
+    for condition, make in options:
+        found |= {key: _conditional(resource, condition) for key, resource in make(unit).items()}
     return found
 
 
@@ -296,6 +297,27 @@ def _queue(unit: Unit) -> Section:
                 "BatchSize": BATCH,
                 "FunctionResponseTypes": ["ReportBatchItemFailures"],
             },
+        },
+    }
+
+
+def _public(unit: Unit) -> Section:
+    """What lets everybody call the URL. The transform adds it by itself only where the type is written out,
+    not where it is a parameter."""
+    alias = ref(f"{unit.logical}Function.Alias")
+    everybody = {"FunctionName": alias, "Principal": "*"}
+    return {
+        f"{unit.logical}Public": {
+            "Type": "AWS::Lambda::Permission",
+            "Properties": {
+                **everybody,
+                "Action": "lambda:InvokeFunctionUrl",
+                "FunctionUrlAuthType": "NONE",
+            },
+        },
+        f"{unit.logical}PublicInvoke": {
+            "Type": "AWS::Lambda::Permission",
+            "Properties": {**everybody, "Action": "lambda:InvokeFunction", "InvokedViaFunctionUrl": True},
         },
     }
 

@@ -26,6 +26,7 @@ def shared(
     resources: Section = {}
     conditions: Section = {"AlarmsAreSent": filled("AlarmTopic"), "KeptWarm": filled("KeepWarm")}
     conditions["Queued"] = Call("Equals", [ref("Queues"), "true"])
+    conditions["Public"] = Call("Equals", [ref("UrlAuth"), "NONE"])
     if package == "zip":
         conditions["Arm"] = Call("Equals", [ref("Architecture"), ARM64])
         conditions["Intel"] = Call("Equals", [ref("Architecture"), X86_64])
