@@ -16,7 +16,7 @@ FIGURES = {
 }
 
 
-def facts(*, home: str = "/f/m", arch: str | None = "x86_64", weights_mib: int = 40, **changes: Any) -> Facts:
+def facts(*, home: str = "/f/m", arch: str | None = "x86_64", weights_mib: int = 20, **changes: Any) -> Facts:
     """Two variants: ``portable``, and ``packed``, the best, of two files; measured with two threads."""
     variants = (
         Variant("portable", "p/model.onnx", ("p/model.onnx",), "all", {}, Requires()),
@@ -30,7 +30,7 @@ def facts(*, home: str = "/f/m", arch: str | None = "x86_64", weights_mib: int =
         ),
     )
     sizes = {
-        "p/model.onnx": 30 * MIB,
+        "p/model.onnx": 20 * MIB,
         "k/model.onnx": MIB,
         "k/weights": weights_mib * MIB,
         "g/in": 1,

@@ -32,7 +32,7 @@ def rendered(*units: Unit, package: str = "zip", architecture: str = "x86_64") -
         package=package,
         python="3.12",
         architecture=architecture,
-        layers="../layers/dist",
+        layers="../out/layers",
         context="..",
         dockerfile="sam/Dockerfile",
     )
@@ -125,7 +125,7 @@ def test_an_artifact_for_arm_is_deployed_on_arm() -> None:
 
 
 def test_what_fits_beside_the_layers_is_packed_and_the_rest_is_fetched() -> None:
-    small, large = (load_one(weights_mib=mib) for mib in (40, 100))
+    small, large = (load_one(weights_mib=mib) for mib in (20, 100))
     assert "PREHEAT_ARTIFACT" not in small["Environment"]["Variables"]
     named = large["Environment"]["Variables"]["PREHEAT_ARTIFACT"]
     assert named == {"Fn::Sub": "s3://${Artifacts}/m/m@${MVersion}"}
