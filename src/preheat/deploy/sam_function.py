@@ -43,7 +43,7 @@ def parameters(unit: Unit) -> Section:
             "Type": "String",
             "Default": unit.selector,
             "AllowedPattern": r"^$|^[A-Za-z0-9][A-Za-z0-9._-]*$|^sha256:[0-9a-f]{64}$",
-            "Description": "The published version (sha256:…) or alias to open. Empty: not deployed yet.",
+            "Description": "The published version or alias to open. Empty: not deployed yet.",
         }
     most = min(6 * unit.timeout_s, 900)
     found |= {
@@ -75,7 +75,7 @@ def resources(unit: Unit, package: str, python: str, context: str, dockerfile: s
     own = f"{name}Deployed" if unit.store == "stack" else ""
     prefix = name if own else ""
     queued = f"{prefix}Queued"
-    function = _function(unit, queued)
+    function = _function(unit, queued, package)
     if package == "zip":
         metadata = _zip(unit, function, python)
     else:
@@ -138,7 +138,23 @@ def _number(default: int, low: int, high: int, said: str) -> Section:
     }
 
 
-def _function(unit: Unit, queued: str) -> Section:
+def _released(unit: Unit, package: str) -> Call:
+    """What makes a version another one: the model, the settings, the layers' own versions.
+
+    The transform names the version by what the template says, not by what its parameters are and its layers
+    hold; so without this the alias, and its snapshot, would stay with what was before. A version's
+    description cannot be changed: CloudFormation publishes a new version instead.
+    """
+    names = [f"{unit.logical}{what}" for what in ("Memory", "Timeout", "EphemeralStorage", "Threads")]
+    if unit.store == "stack":
+        names.insert(0, f"{unit.logical}Version")
+    parts: list[Call] = [ref(name) for name in (*names, "Architecture", "SnapStart", "Tracing")]
+    if package == "zip":
+        parts += [Call("Select", [7, Call("Split", [":", layer])]) for layer in layer_list()]
+    return Call("Join", [" ", parts])
+
+
+def _function(unit: Unit, queued: str, package: str) -> Section:
     name = unit.logical
     environment: Section = {
         "PREHEAT_LEDGER": sub("dynamodb://${Ledger}"),
@@ -160,8 +176,8 @@ def _function(unit: Unit, queued: str) -> Section:
         "EphemeralStorage": {"Size": ref(f"{name}EphemeralStorage")},
         "SnapStart": {"ApplyOn": ref("SnapStart")},
         "AutoPublishAlias": ALIAS,
-        # Another model or setting is another version, and so another snapshot.
         "AutoPublishAliasAllProperties": True,
+        "VersionDescription": _released(unit, package),
         "DeploymentPreference": {
             "Type": ref("Traffic"),
             # Else the deployment group would be made without its function.

@@ -1,7 +1,7 @@
 """A transformed template made real in moto's server.
 
-moto's CloudFormation makes what it knows (tables, buckets, queues, roles, layers, functions, versions). The
-rest (aliases, URLs, alarms, policies, deployments, rules, event sources) is made by the calls that
+moto's CloudFormation makes what it knows (tables, buckets, queues, roles, functions, versions). The rest
+(layers, whose ARNs it does not tell, aliases, URLs, alarms, policies, deployments, rules, event sources) is made by the calls that
 CloudFormation would make, from the same template, its references resolved against the stack's.
 """
 
@@ -19,7 +19,6 @@ BY_CLOUDFORMATION = {
     "AWS::DynamoDB::Table",
     "AWS::IAM::Role",
     "AWS::Lambda::Function",
-    "AWS::Lambda::LayerVersion",
     "AWS::Lambda::Version",
     "AWS::Logs::LogGroup",
     "AWS::S3::Bucket",
@@ -93,6 +92,12 @@ class Stack:
                 return self.attributes[".".join(given)]
             if function == "Fn::If":
                 return self.resolve(given[1] if self.holds(given[0]) else given[2])
+            if function == "Fn::Join":
+                return given[0].join(str(self.resolve(part)) for part in given[1])
+            if function == "Fn::Split":
+                return self.resolve(given[1]).split(given[0])
+            if function == "Fn::Select":
+                return self.resolve(given[1])[int(given[0])]
             if function == "Fn::Sub":
                 text, extra = given if isinstance(given, list) else (given, {})
                 known = {**self.values, **self.attributes, **self.resolve(extra)}
@@ -101,7 +106,15 @@ class Stack:
         return {key: item for key, item in found.items() if item is not ABSENT}
 
     def _by_cloudformation(self, given: dict[str, str]) -> None:
+        for name, said in self.of("AWS::Lambda::LayerVersion").items():
+            bucket = {"S3Bucket": said["Content"]["S3Bucket"], "S3Key": said["Content"]["S3Key"]}
+            self.values[name] = self.client("lambda").publish_layer_version(**{**said, "Content": bucket})[
+                "LayerVersionArn"
+            ]
         kept = {k: r for k, r in self.made.items() if r["Type"] in BY_CLOUDFORMATION}
+        for resource in kept.values():
+            for name in {"Layers", "Description"} & set(resource["Properties"]):
+                resource["Properties"][name] = self.resolve(resource["Properties"][name])
         cloudformation = self.client("cloudformation")
         body = {**self.template, "Resources": kept, "Outputs": {}}
         cloudformation.create_stack(

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from preheat.deploy.facts import read
 from preheat.deploy.sam_function import KEEP_WARM_EVENT
 from preheat.function import Function
 from preheat.ledger import dynamodb_table
 from preheat.ledger.dynamodb import DynamoLedger
 
 from ...conftest import ROOT
+from ..store.samples import fails, make_artifact, succeeds
 from .conftest import sam, transformed
 from .stack import Stack
 
@@ -76,9 +78,10 @@ def test_every_function_is_published_behind_an_alias(deployed: Stack) -> None:
         assert alias["FunctionVersion"] == "1"
         url = functions.get_function_url_config(FunctionName=deployed.values[name], Qualifier="live")
         assert url["AuthType"] == "AWS_IAM"
-        said = deployed.of("AWS::Lambda::Function")[name]
+        said = deployed.of("AWS::Lambda::Function")[name]  # the rest is what moto leaves out
+        layers = [arn.split(":")[6] for arn in said["Layers"]]
+        assert layers == ["preheat-runtime-x86-64", "preheat-preheat-x86-64"]
         assert said["SnapStart"] == {"ApplyOn": "PublishedVersions"}
-        assert len(said["Layers"]) == 2
     code = deployed.client("s3").list_objects_v2(Bucket="bucket")["Contents"]
     assert max(entry["Size"] for entry in code) > 10_000_000  # filetype's package holds its artifact
 
@@ -188,6 +191,75 @@ def test_the_bucket_is_private_encrypted_and_versioned(deployed: Stack) -> None:
         "Deny",
         {"Bool": {"aws:SecureTransport": "false"}},
     )
+
+
+def test_another_model_or_setting_is_another_version_of_the_function(packaged: Path) -> None:
+    """Its snapshot holds the model, so an alias that stays on the old version would keep the old one.
+
+    CloudFormation replaces a version whose description is another: all that can change a function without
+    changing its template stands there.
+    """
+    template = transformed(packaged, {"EmbedVersion": "one"})
+    resources = template["Resources"]
+    for name in ("FiletypeFunction", "EmbedFunction"):
+        (version,) = [
+            r["Properties"]
+            for key, r in resources.items()
+            if r["Type"] == "AWS::Lambda::Version" and key.startswith(name)
+        ]
+        function = {k: v for k, v in resources[name]["Properties"].items() if k != "Layers"}
+        decides = set(references(function)) & set(template["Parameters"])
+        assert decides
+        named = set(references(version["Description"]))
+        assert decides <= named
+    layers = {n for n, r in resources.items() if r["Type"] == "AWS::Lambda::LayerVersion"}
+    assert len(layers) == 4
+    assert all(layer in json.dumps(version["Description"]) for layer in layers)
+
+
+def test_a_version_says_what_it_was_made_of(deployed: Stack) -> None:
+    said = deployed.of("AWS::Lambda::Version")
+    (embed,) = [p["Description"] for name, p in said.items() if name.startswith("Embed")]
+    assert embed.startswith("live ")
+    assert embed.endswith(" x86_64 PublishedVersions PassThrough 1 1")
+    assert len(embed) <= 256
+
+
+def test_what_is_published_as_documented_is_found_and_readable(deployed: Stack, tmp_path: Path) -> None:
+    bucket, environ = deployed.values["Artifacts"], deployed.endpoint.environ
+    artifact, s3 = make_artifact(tmp_path / "embed", name="embed"), deployed.client("s3")
+    place = f"s3://{bucket}/embed/embed"
+    assert "permission denied" in fails(environ, "publish", artifact, place, status=1)  # moto speaks no TLS
+    policy = s3.get_bucket_policy(Bucket=bucket)["Policy"]
+    s3.delete_bucket_policy(Bucket=bucket)
+    succeeds(environ, "publish", artifact, place, "--alias", "live")
+    named = deployed.of("AWS::Lambda::Function")["EmbedFunction"]["Environment"]["Variables"]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environ.items():
+            patch.setenv(name, value)
+        found = read(named["PREHEAT_ARTIFACT"], {})
+    assert (found.manifest.name, found.alias) == ("embed", "live")
+    keys = [o["Key"] for o in s3.list_objects_v2(Bucket=bucket)["Contents"]]
+    s3.put_bucket_policy(Bucket=bucket, Policy=policy)
+    assert keys
+    assert all(key.startswith("embed/") for key in keys)  # what the function's policy lets it read
+
+
+def test_an_image_is_transformed_without_layers(tmp_path: Path) -> None:
+    text = TEMPLATES[1].read_text()
+    image = "123456789012.dkr.ecr.us-east-1.amazonaws.com/preheat@sha256:" + "0" * 64
+    (tmp_path / "image.yaml").write_text(
+        text.replace("PackageType: Image", f"PackageType: Image\n      ImageUri: {image}")
+    )
+    template = transformed(tmp_path / "image.yaml", {})
+    functions = {
+        n: r["Properties"] for n, r in template["Resources"].items() if r["Type"] == "AWS::Lambda::Function"
+    }
+    assert set(functions) == {"FiletypeFunction", "EmbedFunction"}
+    for said in functions.values():
+        assert (said["PackageType"], said["Code"]) == ("Image", {"ImageUri": image})
+        assert not {"Layers", "Runtime", "Handler"} & set(said)
+    assert "Artifacts" not in template["Resources"]
 
 
 def test_queues_hand_back_what_failed(deployed: Stack) -> None:
