@@ -1,8 +1,9 @@
 """A transformed template made real in moto's server.
 
 moto's CloudFormation makes what it knows (tables, buckets, queues, roles, functions, versions). The rest
-(layers, whose ARNs it does not tell, aliases, URLs, alarms, policies, deployments, rules, event sources) is made by the calls that
-CloudFormation would make, from the same template, its references resolved against the stack's.
+(layers, whose ARNs it does not tell, aliases, URLs, alarms, policies, deployments, rules, event sources) is
+made by the calls that CloudFormation would make, from the same template, its references resolved against the
+stack's.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +177,15 @@ def test_wrong_use_of_render(arguments: list[str], words: str) -> None:
     ran = preheat("render", "sam", FILETYPE, *arguments)
     assert ran.status == 2
     assert words in ran.error
+
+
+def test_templates_need_a_library_that_checks_do_without(filetype_artifact: Path) -> None:
+    script = (
+        "import sys; sys.modules['yaml'] = None; from preheat.cli import run; sys.exit(run(sys.argv[1:]))"
+    )
+    for command, status in ((("render", "sam"), 2), (("check", "lambda"), 0)):
+        ran = subprocess.run(
+            [sys.executable, "-c", script, *command, str(filetype_artifact)], capture_output=True, text=True
+        )
+        assert ran.returncode == status, ran.stderr
+        assert ("pip install 'preheat[deploy]'" in ran.stderr) == (status == 2)
