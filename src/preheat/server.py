@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from .adapters.connection import Connection
+from .adapters.observe import refused
 from .adapters.routes import HttpRequest, HttpResponse, from_error
 from .errors import PreheatError, UsageError
 from .function import Function, platform, target
@@ -47,7 +48,12 @@ def main(environ: Mapping[str, str] | None = None) -> int:
         settings = Settings.from_environ(environ)
         if not settings.artifact:
             raise UsageError("nothing to serve: set PREHEAT_ARTIFACT to an artifact folder or an app.py")
-        service = from_settings(settings, settings.cache_dir(environ), alone=platform(environ) == "process")
+        service = from_settings(
+            settings,
+            settings.cache_dir(environ),
+            alone=platform(environ) == "process",
+            environ=environ,
+        )
         server = Server(listen(settings.host, settings.port), service)
     except PreheatError as error:
         return _told(error)
@@ -167,7 +173,7 @@ class Server:
         try:
             return self._function.bridge.respond(request, query)
         except PreheatError as error:
-            return from_error(self._service, error)
+            return refused(self._service, from_error(self._service, error))
 
 
 def _on_signals() -> threading.Event:
