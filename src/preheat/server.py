@@ -17,10 +17,11 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from .adapters.connection import Connection
+from .adapters.observe import refused
 from .adapters.routes import HttpRequest, HttpResponse, from_error
 from .errors import PreheatError, UsageError
 from .function import Function, platform, target
@@ -47,13 +48,18 @@ def main(environ: Mapping[str, str] | None = None) -> int:
         settings = Settings.from_environ(environ)
         if not settings.artifact:
             raise UsageError("nothing to serve: set PREHEAT_ARTIFACT to an artifact folder or an app.py")
-        service = from_settings(settings, settings.cache_dir(environ), alone=platform(environ) == "process")
+        service = from_settings(
+            settings,
+            settings.cache_dir(environ),
+            alone=platform(environ) == "process",
+            environ=environ,
+        )
         server = Server(listen(settings.host, settings.port), service)
     except PreheatError as error:
         return _told(error)
     service.defers = True
     server.start()
-    stop = _on_signals()
+    wait_for_signal = _on_signals()
     try:
         with clock.phase(phases.Phase.IMPORT, phases.FIRST_LINE_NS) as attributes:
             attributes["of"] = "server, function"
@@ -71,7 +77,7 @@ def main(environ: Mapping[str, str] | None = None) -> int:
         from .adapters.deferred import resume
 
         resume(service)
-    stop.wait()
+    wait_for_signal()
     until = time.monotonic() + GRACE_S
     drained = server.drain(GRACE_S)
     service.close(max(until - time.monotonic(), 0.0))
@@ -167,21 +173,32 @@ class Server:
         try:
             return self._function.bridge.respond(request, query)
         except PreheatError as error:
-            return from_error(self._service, error)
+            return refused(self._service, from_error(self._service, error))
 
 
-def _on_signals() -> threading.Event:
-    """An event that the first SIGTERM or SIGINT sets; the second ends the process at once."""
-    stop = threading.Event()
+def _on_signals() -> Callable[[], None]:
+    """What waits for the first SIGTERM or SIGINT; the second ends the process at once.
+
+    It reads what the interpreter writes the moment a signal arrives (set_wakeup_fd): one that comes just
+    before the thread blocks in a lock, as an event does, would not be looked at before the lock is released.
+    """
+    readable, writable = os.pipe()
+    os.set_blocking(writable, False)
+    signal.set_wakeup_fd(writable)
+    stopped: list[int] = []
 
     def received(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
+        if stopped:
             os._exit(128 + number)
-        stop.set()
+        stopped.append(number)
+
+    def wait() -> None:
+        while not stopped:
+            os.read(readable, 1)
 
     signal.signal(signal.SIGTERM, received)
     signal.signal(signal.SIGINT, received)
-    return stop
+    return wait
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 import httptools
 
-from ..errors import InvalidRequestError, PreheatError, TooLargeError
+from ..errors import InvalidRequestError, PreheatError, ShedError, TooLargeError
 from ..service import Service, State
+from .observe import refused
 from .routes import HttpRequest, HttpResponse, add_header, from_error, respond
 
 IDLE_S = 75.0
@@ -82,11 +83,10 @@ class Connection:
 
     def refuse(self) -> None:
         """Shed a connection that there is no room for."""
-        body = b'{"error": "too many connections", "code": "shed"}'
-        headers = [("content-type", "application/json"), ("retry-after", "1"), ("x-preheat-outcome", "shed")]
+        response = refused(self._service, from_error(self._service, ShedError("too many connections")))
         try:
             self._socket.settimeout(1)
-            self._send(HttpResponse(503, headers, body), keep_alive=False)
+            self._send(response, keep_alive=False)
         except OSError:
             pass
         finally:
@@ -104,7 +104,7 @@ class Connection:
                 if not self._read():
                     return
             except _Broken as broken:
-                response = from_error(self._service, broken.error)
+                response = refused(self._service, from_error(self._service, broken.error))
                 self._send(response._replace(status=broken.status or response.status), keep_alive=False)
                 self._linger()
                 return
