@@ -9,7 +9,7 @@ EXPORT := .venv-export/bin
 PIP := -m pip --disable-pip-version-check --quiet
 OUT := out
 
-.PHONY: help run serve test check format bench filetype embed clean
+.PHONY: help run serve test torture check format bench layers layers-lock templates filetype embed clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -22,8 +22,15 @@ run: filetype ## build an artifact from a real model, start it cold, ask it, sho
 serve: filetype ## the same function, up until Ctrl-C, on PORT (8080)
 	$(BIN)/preheat serve functions/filetype/app.py
 
-test: .venv/.test .venv-export/.ready filetype embed ## every test, nothing skipped that can run here
+test: .venv/.test .venv-export/.ready .venv-sam/.ready filetype embed ## every test, nothing skipped that can run here
 	$(BIN)/python -m pytest $(PYTEST)
+
+torture: .venv/.test ## every ledger under crashes, 100,000 keys and 2,000 kills each; an hour or two
+	@mkdir -p $(OUT)/torture
+	for store in sqlite redis postgres dynamodb; do \
+	  $(BIN)/python -m tests.integration.torture $$store --keys 100000 --kills 2000 \
+	    --report $(OUT)/torture/$$store.json || exit 1; \
+	done
 
 check: .venv/.test ## ruff and mypy, strict
 	$(BIN)/ruff check .
@@ -36,6 +43,16 @@ format: .venv/.test ## lay the code out anew
 
 bench: .venv/.test .venv-export/.ready filetype embed ## the figures that README quotes; takes minutes
 	$(BIN)/python -m benchmarks
+
+layers: .venv/.test filetype ## Lambda layers for each Python and architecture, checked, in out/layers
+	$(BIN)/python -m layers.build $(LAYERS)
+
+layers-lock: .venv/.test ## lock what the layers hold by pyproject.toml; LOCK=--upgrade takes newer releases
+	$(BIN)/python -m layers.locks $(LOCK)
+
+templates: .venv/.test filetype embed ## write sam/ anew, from the artifacts at hand
+	for package in zip image; do \
+	  $(BIN)/preheat render sam functions/filetype/app.py functions/embed/app.py -o sam --package $$package || exit; done
 
 filetype: functions/filetype/artifact/manifest.json ## the artifact of functions/filetype
 embed: functions/embed/artifact/manifest.json ## the artifact of functions/embed (exports with torch)
@@ -67,5 +84,12 @@ functions/embed/artifact/manifest.json: .venv-export/.ready warmup/embed.json
 	$(EXPORT)/python $(PIP) install $(EXPORT_PIP) --constraint constraints.txt --editable . --group export
 	@touch $@
 
+# AWS's own tools, which pin older libraries than ours; the Runtime Interface Emulator is in their wheel.
+.venv-sam/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-sam
+	.venv-sam/bin/python $(PIP) install 'pip>=25.1'
+	.venv-sam/bin/python $(PIP) install --group sam
+	@touch $@
+
 clean: ## forget everything that was made
-	rm -rf .venv .venv-export $(OUT) functions/*/artifact .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-export .venv-sam $(OUT) functions/*/artifact .pytest_cache .mypy_cache .ruff_cache .hypothesis

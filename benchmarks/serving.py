@@ -89,8 +89,8 @@ lock = threading.Lock()
 
 
 def counting(answer):
-    def counted(service, request):
-        response = answer(service, request)
+    def counted(service, request, *route):
+        response = answer(service, request, *route)
         if response is not None and request.method == "POST":
             outcome = dict(response.headers)["x-preheat-outcome"]
             with lock:

@@ -7,7 +7,7 @@ the proof that a row's answer does not depend on its neighbours. Whoever is alon
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,6 +50,8 @@ class Batcher:
         self._expected = 1
         """Requests that the last run joined: whether there is company to wait for."""
         self._lengths = _length_outputs(engine.manifest)
+        self.ran: Callable[[int, int, int], None] | None = None
+        """Told of each run of the session: ``perf_counter_ns`` before and after it, requests in it."""
 
     def run(self, admission: Admission, place: Place) -> Tensors:
         """Run the place's call, and those along with it that wait and fit; give its own outputs.
@@ -76,13 +78,21 @@ class Batcher:
         return self._joined(group, mates) if mates else self._alone(place.call)
 
     def _alone(self, call: Call) -> Tensors:
-        return self._engine.infer(call.inputs, call.outputs)
+        return self._infer(call.inputs, call.outputs, 1)
+
+    def _infer(self, inputs: Tensors, outputs: Sequence[str] | None, requests: int) -> Tensors:
+        began_ns = time.perf_counter_ns()
+        try:
+            return self._engine.infer(inputs, outputs)
+        finally:
+            if self.ran is not None:
+                self.ran(began_ns, time.perf_counter_ns(), requests)
 
     def _joined(self, group: _Group, mates: list[Place]) -> Tensors:
         began_ns = time.perf_counter_ns()
         results: Sequence[Tensors | PreheatError]
         try:
-            outputs = self._engine.infer(group.inputs(), group.calls[0].outputs)
+            outputs = self._infer(group.inputs(), group.calls[0].outputs, len(group.calls))
             results = group.cut(outputs, self._lengths)
         except RequestError:  # the model refuses one of them: each is told its own
             results = [self._told(call) for call in group.calls]

@@ -8,7 +8,7 @@
     CACHE/store/artifacts/VERSION.dsse the signature over it, where one was asked for
     CACHE/store/artifacts/VERSION.lock held shared by every process that uses the artifact
 
-A blob goes only when no folder links to it and nobody holds its lock; a folder only when nobody uses it.
+What goes when it grows too large: preheat.eviction.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Cache:
     def use(self, version: str) -> int:
         """Hold an artifact against eviction, and note that it was used; closing the descriptor lets go."""
         path = f"{self.folder(version)}.lock"
-        descriptor = self._locked(path, fcntl.LOCK_SH)
+        descriptor = self.locked(path, fcntl.LOCK_SH)
         assert descriptor is not None  # noqa: S101 - it waited
         with contextlib.suppress(OSError):  # a cache that came with an image may be read-only
             os.utime(path)
@@ -74,7 +74,7 @@ class Cache:
         """The right to fetch a blob, one process at a time. Raises StoreError where the wait is too long."""
         until = time.monotonic() + wait_s
         path = f"{self.blob(digest)}.lock"
-        while (descriptor := self._locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB)) is None:
+        while (descriptor := self.locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB)) is None:
             if time.monotonic() > until:
                 raise StoreError(
                     f"another process has been fetching {digest[:12]}… for {wait_s:.0f} s; raise "
@@ -157,63 +157,7 @@ class Cache:
                 file.write(data)
             os.replace(temporary, path)
 
-    def used(self) -> int:
-        """Bytes that blobs take."""
-        total = 0
-        with os.scandir(self.blobs) as entries:
-            for entry in entries:
-                if "." not in entry.name or entry.name.endswith(".part"):
-                    with contextlib.suppress(FileNotFoundError):
-                        total += entry.stat(follow_symlinks=False).st_blocks * 512
-        return total
-
-    def make_room(self, needed: int) -> None:
-        """Evict what was used longest ago until ``needed`` more bytes fit, or nothing is left that may go.
-
-        Raises StoreError where that many would never fit.
-        """
-        if needed > self.limit:
-            raise StoreError(
-                f"the files take {needed} bytes, PREHEAT_CACHE_BYTES allows {self.limit}", code="cache"
-            )
-        if self.used() + needed > self.limit:
-            self.evict(needed)
-
-    def evict(self, needed: int) -> None:
-        """Drop unused artifacts, least recently used first, until ``needed`` more bytes fit the limit."""
-        from shutil import rmtree
-
-        locks = [entry.path for entry in os.scandir(self.artifacts) if entry.name.endswith(".lock")]
-        for lock in sorted(locks, key=_modified):
-            self._sweep()
-            if self.used() + needed <= self.limit:
-                return
-            with contextlib.suppress(StoreError):
-                descriptor = self._locked(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if descriptor is not None:
-                    rmtree(lock.removesuffix(".lock"), ignore_errors=True)
-                    for suffix in (".dsse", ".ok", ".lock"):
-                        with contextlib.suppress(OSError):
-                            os.unlink(lock.removesuffix(".lock") + suffix)
-                    os.close(descriptor)
-        self._sweep()
-
-    def _sweep(self) -> None:
-        """Remove blobs that no artifact's folder links to and nobody is fetching."""
-        for digest in {name.partition(".")[0] for name in os.listdir(self.blobs)}:
-            path = self.blob(digest)
-            if _links(path) > 1:
-                continue
-            with contextlib.suppress(StoreError):
-                descriptor = self._locked(f"{path}.lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if descriptor is not None:
-                    # Whoever held the lock until now may have linked it.
-                    for suffix in ("", ".ok", ".part", ".parts", ".lock") if _links(path) <= 1 else ():
-                        with contextlib.suppress(OSError):
-                            os.unlink(path + suffix)
-                    os.close(descriptor)
-
-    def _locked(self, path: str, how: int) -> int | None:
+    def locked(self, path: str, how: int) -> int | None:
         """A descriptor that holds a lock; None where another holds it and ``how`` says not to wait."""
         for _ in range(1000):
             descriptor = self._opened(path)
@@ -274,17 +218,3 @@ def _boot() -> str:
             return file.read().strip()
     except OSError:
         return ""
-
-
-def _modified(path: str) -> float:
-    try:
-        return os.stat(path).st_mtime
-    except FileNotFoundError:
-        return 0.0
-
-
-def _links(path: str) -> int:
-    try:
-        return os.stat(path, follow_symlinks=False).st_nlink
-    except FileNotFoundError:
-        return 0

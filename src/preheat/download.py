@@ -141,13 +141,13 @@ def layout_problems(store: Store, manifest: Manifest) -> Iterator[tuple[str, str
     """Each path that is not as the manifest lists it, and what is wrong with it, in words."""
     listed = {file.path: file for file in manifest.files}
     for entry in store.entries():
-        if entry.path == manifests.FILENAME:
-            continue
         file = listed.pop(entry.path, None)
-        if file is None:
-            yield entry.path, "is not in the manifest; an artifact holds what was built, no more"
-        elif not entry.regular:
+        if not entry.regular:
             yield entry.path, "is a link or a special file; an artifact holds plain files"
+        elif entry.path == manifests.FILENAME:
+            continue
+        elif file is None:
+            yield entry.path, "is not in the manifest; an artifact holds what was built, no more"
         elif entry.size != file.size:
             yield entry.path, f"has {entry.size} bytes, the manifest says {file.size}"
     for path in listed:

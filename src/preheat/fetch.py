@@ -106,7 +106,7 @@ class Fetch:
             blob.discard()
         raise IntegrityError(
             f"{self._where(blob)} is not {blob.file.path}: its sha256 is {digest[:12]}…, the manifest says "
-            f"{blob.file.sha256[:12]}…"
+            f"{blob.file.sha256[:12]}…; `preheat publish --verify` mends the store"
         )
 
     @contextlib.contextmanager
@@ -191,7 +191,6 @@ class Fetch:
                 self._receive(blob, part)
                 return
             except NotPartialError:
-                self._bucket.partial = False
                 with self._changed:
                     if blob.streamed:
                         return  # another worker brings all of it
@@ -220,7 +219,7 @@ class Fetch:
                 self._changed.notify_all()
 
     def _write(self, blob: Incoming, part: int, at: list[int], streamed: bool) -> None:
-        if not streamed and blob.count > 1 and not self._bucket.partial:
+        if not streamed and blob.count > 1 and not self._bucket.ranges:
             raise NotPartialError("ranges do not work here")
         whole = streamed or (blob.count == 1 and at[0] == 0)
         start, length = part * PART, blob.file.size if streamed else blob.length(part)

@@ -49,6 +49,7 @@ class Function:
             self.settings,
             self.settings.cache_dir(self._environ),
             alone=platform(self._environ) == "process",
+            environ=self._environ,
         )
         self._starting = Lock()
         self._loading = Lock()

@@ -51,8 +51,9 @@ class Idempotency:
         LedgerError where the ledger is down, and what ``work`` raises, with the key given up.
         """
         patience = Patience(wait)
-        fence = new_fence()
+        fence, again = new_fence(), False
         while True:
+            asked = time.monotonic()
             try:
                 claim = self.claim(key, fingerprint, fence)
             except LedgerError as error:
@@ -61,6 +62,9 @@ class Idempotency:
                 _warn(error)
                 return Result(work(), False, 0, True)
             if isinstance(claim, Claimed):
+                if time.monotonic() - asked >= self.lease and not again:
+                    again = True  # frozen meanwhile: it may be another's by now
+                    continue
                 return self._finish(key, fence, claim.attempt, work, patience)
             if isinstance(claim, Replay):
                 return Result(claim.outcome, True, 0, False)

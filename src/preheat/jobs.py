@@ -89,6 +89,11 @@ class Jobs:
         self.look_after()
         return None
 
+    @property
+    def held(self) -> int:
+        """Deferred requests that wait or run in this instance."""
+        return self._held
+
     def look_after(self) -> None:
         """Look for what other instances left behind, from now on, in a thread."""
         with self._lock:
@@ -127,21 +132,33 @@ class Jobs:
                         self._threads -= 1
                         return
                 continue
-            work = partial(self._outcome, job)
-            try:
-                self._service.idempotency.finish(job.name, job.fence, job.attempt, work)
-            except (InProgressError, LedgerError, ShedError) as error:
-                print(f"warning: a deferred request is left to others: {error}", file=sys.stderr)  # noqa: T201
-            except Exception:  # a defect: the next execution may be luckier
-                traceback.print_exc(file=sys.stderr)
-            finally:
-                self._less()
+            with self._service.telemetry.deferred() as seen:
+                seen.outcome = self._finish(job)
+
+    def _finish(self, job: _Job) -> str:
+        """Run a request and record what came of it; in a word."""
+        work = partial(self._outcome, job)
+        try:
+            result = self._service.idempotency.finish(job.name, job.fence, job.attempt, work)
+        except (InProgressError, LedgerError, ShedError) as error:
+            print(f"warning: a deferred request is left to others: {error}", file=sys.stderr)  # noqa: T201
+            return "left"
+        except Exception:  # a defect: the next execution may be luckier
+            traceback.print_exc(file=sys.stderr)
+            return "left"
+        finally:
+            self._less()
+        outcome = unpack(result.outcome)
+        if isinstance(outcome, PreheatError):
+            return "failed" if isinstance(outcome, EngineError) else "rejected"
+        return "ok"
 
     def _outcome(self, job: _Job) -> bytes:
         """Run a request until it has an outcome. Raises ShedError where this instance ends first, and
         whatever a defect raises, but for the last execution's."""
         try:
             request = self._rebuild(job.request)._replace(key=None, deadline_ns=0)
+            self._service.telemetry.follow(request.link, request.tenant)
             while True:
                 try:
                     arrived_ns = time.perf_counter_ns()

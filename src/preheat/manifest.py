@@ -18,6 +18,8 @@ SCHEMA = 1
 FILENAME = "manifest.json"
 MAX_BYTES = 8 * 1024 * 1024
 """A manifest larger than this is refused unread."""
+MAX_FILE_BYTES = 64 * 1024**3
+"""A manifest that lists a larger file is neither published nor fetched."""
 
 OBJECTIVES = ("cold", "balanced", "warm")
 PORTABLE = "portable"
@@ -168,6 +170,13 @@ def version_of(document: dict[str, Any]) -> str:
     part = {k: v for k, v in document.items() if k not in ("version", "measurements")}
     text = json.dumps(part, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_of(data: bytes) -> str:
+    """``sha256:…`` over a manifest's very bytes, measurements included: what a signature covers."""
+    import hashlib
+
+    return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 def load(data: bytes, vouched: Callable[[str], bool] = lambda _: False) -> Manifest:

@@ -26,11 +26,7 @@ from .stores.local import LocalStore
 from .stores.reference import version_prefix
 
 if TYPE_CHECKING:
-    from .stores.layout import Alias
     from .stores.object import Bucket
-
-MAX_FILE_BYTES = 64 * 1024**3
-"""A manifest that lists a larger file is refused before anything is fetched."""
 
 
 class RemoteArtifact(Artifact):
@@ -157,15 +153,16 @@ class RemoteArtifact(Artifact):
         return False
 
     def _fetch(self, bucket: Bucket, files: list[File]) -> Any:
+        from .eviction import evict, make_room
         from .fetch import Fetch
 
-        self._cache.make_room(sum(file.size for file in files))
+        make_room(self._cache, sum(file.size for file in files))
         try:
             return Fetch(bucket, self._cache, self._progress).run(files)
         except StoreError as error:
             if error.code != "no_space":
                 raise
-            self._cache.evict(self._cache.limit)  # all that nobody uses
+            evict(self._cache, self._cache.limit)  # all that nobody uses
             return Fetch(bucket, self._cache, self._progress).run(files)
 
 
@@ -193,18 +190,24 @@ def open_remote(
             return opened[0]
 
         began = time.perf_counter()
-        version, alias = version_prefix(reference.selector) or "", None
+        version, named = version_prefix(reference.selector) or "", None
         if len(version) < 64:
-            from .stores.layout import resolve
+            from .release import resolved
 
-            version, alias = resolve(bucket(), reference)
+            named = resolved(reference, settings, cache, bucket)
+            version = named.version
             attributes["resolve_ms"] = round((time.perf_counter() - began) * 1e3, 3)
+            if named.stale_s is not None:
+                attributes["stale_s"] = named.stale_s
         held = cache.use(version)  # until the process ends: the session maps what lies there
         try:
+            signed = ""
             if settings.trust:
-                _check_signature(reference, version, alias, settings, cache, bucket)
+                from .release import Named, check_signature
+
+                signed = check_signature(reference, named or Named(version, None), settings, cache, bucket)
                 attributes["signed"] = True
-            manifest = _manifest(reference, version, cache, bucket)
+            manifest = _manifest(reference, version, signed, cache, bucket)
             check_cached(LocalStore(cache.folder(version)), manifest)
         except BaseException:
             os.close(held)
@@ -222,54 +225,32 @@ def open_remote(
     )
 
 
-def _check_signature(
-    reference: Reference,
-    version: str,
-    alias: Alias | None,
-    settings: Settings,
-    cache: Cache,
-    bucket: Callable[[], Bucket],
-) -> None:
-    """Raises TrustError unless a trusted key says that this is what the reference names, and still does."""
-    from .highwater import HighWater
-    from .trust import MAX_ENVELOPE_BYTES, Trust, parse_envelope, statement
-
-    trust, name = Trust(settings.trust), reference.name
-    if alias is not None:
-        wanted = statement(name, version, reference.selector, alias.epoch)
-        trust.check(alias.envelope, wanted, str(reference))
-        place = settings.high_water or f"{cache.root}/high-water"
-        HighWater(place, settings.fetch_timeout).reach(name, reference.selector, alias.epoch, settings.epoch)
-        return
-    wanted, path = statement(name, version, "", 0), f"{cache.folder(version)}.dsse"
-    with contextlib.suppress(OSError, TrustError), open(path, "rb") as file:
-        trust.check(parse_envelope(file.read(MAX_ENVELOPE_BYTES), path), wanted, str(reference))
-        return
-    from .stores.layout import read_signature
-
-    envelope, data = read_signature(bucket(), name, version)
-    trust.check(envelope, wanted, str(reference))
-    cache.write(path, data)
-
-
-def _manifest(reference: Reference, version: str, cache: Cache, bucket: Callable[[], Bucket]) -> Manifest:
+def _manifest(
+    reference: Reference, version: str, signed: str, cache: Cache, bucket: Callable[[], Bucket]
+) -> Manifest:
+    """The manifest of a version, from the cache or from the store. ``signed``: the digest that its bytes must
+    have, measurements and all, because a signature says so; empty where nothing was signed."""
     path = f"{cache.folder(version)}/{manifests.FILENAME}"
     with contextlib.suppress(OSError, PreheatError):
         with open(path, "rb") as file:
             data = file.read(manifests.MAX_BYTES + 1)
         known = cache.knows(version)
         manifest = manifests.load(data, lambda claimed: known and claimed == f"sha256:{version}")
-        if manifest.version == f"sha256:{version}" and manifest.name == reference.name:
+        same = not signed or manifests.digest_of(data) == signed
+        if same and manifest.version == f"sha256:{version}" and manifest.name == reference.name:
             if not known:
                 cache.know(version)
             return manifest
     from .stores.layout import read_version
 
     manifest, data = read_version(bucket(), reference.name, version)
+    if signed and manifests.digest_of(data) != signed:
+        raise TrustError(f"{reference}: the manifest's measurements were changed after it was signed")
     for listed in manifest.files:
-        if not 0 <= listed.size <= MAX_FILE_BYTES or listed.path == manifests.FILENAME:
+        if not 0 <= listed.size <= manifests.MAX_FILE_BYTES or listed.path == manifests.FILENAME:
             raise IntegrityError(f"{reference}: the manifest lists {listed.path} with {listed.size} bytes")
     cache.write(path, data)
+    cache.know(version)
     return manifest
 
 

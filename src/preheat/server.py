@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from .adapters.observe import refused
 from .adapters.routes import HttpRequest, HttpResponse, from_error
 from .adapters.sockets import Sockets
 from .errors import PreheatError, UsageError
@@ -46,7 +47,12 @@ def main(environ: Mapping[str, str] | None = None) -> int:
         settings = Settings.from_environ(environ)
         if not settings.artifact:
             raise UsageError("nothing to serve: set PREHEAT_ARTIFACT to an artifact folder or an app.py")
-        service = from_settings(settings, settings.cache_dir(environ), alone=platform(environ) == "process")
+        service = from_settings(
+            settings,
+            settings.cache_dir(environ),
+            alone=platform(environ) == "process",
+            environ=environ,
+        )
         server = Server(listen(settings.host, settings.port), service)
     except PreheatError as error:
         return _told(error)
@@ -147,7 +153,7 @@ class Server:
                 raise shutting_down()
             return self._function.bridge.respond(request, query)
         except PreheatError as error:
-            return from_error(self._service, error)
+            return refused(self._service, from_error(self._service, error))
 
 
 class _StoppedError(BaseException):
@@ -155,32 +161,41 @@ class _StoppedError(BaseException):
 
 
 class _Stop:
-    """The first SIGTERM or SIGINT; the second ends the process at once."""
+    """The first SIGTERM or SIGINT; the second ends the process at once.
+
+    ``wait`` reads what the interpreter writes the moment a signal arrives (set_wakeup_fd): one that comes
+    just before the thread blocks in a lock, as an event does, would not be looked at before the lock is
+    released.
+    """
 
     def __init__(self) -> None:
-        self._came = threading.Event()
+        self._came = False
         self._raises = False
+        self._readable, writable = os.pipe()
+        os.set_blocking(writable, False)
+        signal.set_wakeup_fd(writable)
         signal.signal(signal.SIGTERM, self._received)
         signal.signal(signal.SIGINT, self._received)
 
     def wait(self) -> None:
-        self._came.wait()
+        while not self._came:
+            os.read(self._readable, 1)
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
         """Do not let it wait for the end of the block: raise _StoppedError in it."""
         self._raises = True
         try:
-            if self._came.is_set():
+            if self._came:
                 raise _StoppedError
             yield
         finally:
             self._raises = False
 
     def _received(self, number: int, _frame: FrameType | None) -> None:
-        if self._came.is_set():
+        if self._came:
             os._exit(128 + number)
-        self._came.set()
+        self._came = True
         if self._raises:
             raise _StoppedError
 

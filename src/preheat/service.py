@@ -17,6 +17,7 @@ from .admission import Admission, Place
 from .answer import Answer, pack, unpack
 from .errors import FailedStartError, PreheatError, ShedError, TimedOutError, UnprocessableError
 from .principals import Principals
+from .telemetry import Telemetry
 
 if TYPE_CHECKING:
     from .bootstrap import Loaded
@@ -70,6 +71,8 @@ class Request(NamedTuple):
     """``perf_counter_ns`` after which no answer is wanted; 0: the service's own timeout alone."""
     tenant: str = ""
     key: Key | None = None
+    link: str = ""
+    """``traceparent`` of the request that left this one for later; empty for one that is answered at once."""
 
 
 class Outcome(NamedTuple):
@@ -102,6 +105,7 @@ class Service:
         principals: Principals | None = None,
         resumes: bool = False,
         shared: bool = True,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.instance = os.urandom(8).hex()
         """Id of this instance, told with every answer."""
@@ -116,6 +120,7 @@ class Service:
         self.principals = principals or Principals({}, None)
         """Tells whose a request is."""
         self.admission = Admission(queue, rate=rate, burst=burst)
+        self.telemetry = telemetry or Telemetry()
         self._open_idempotency = idempotency
         self._idempotency: Idempotency | None = None
         self._jobs: Jobs | None = None
@@ -138,8 +143,11 @@ class Service:
             self.max_bytes = loaded.max_bytes
             if self.state is State.STARTING:
                 self.state = State.READY
+        if loaded.batcher is not None:
+            loaded.batcher.ran = self.telemetry.ran
         self.admission.open(loaded.concurrency)
         self._settled.set()
+        self.telemetry.ready(loaded)
 
     def fail(self, error: PreheatError) -> None:
         """The start failed: tell everyone who waits."""
@@ -167,11 +175,22 @@ class Service:
         self.admission.close(shutting_down(), waiting=True)
 
     def close(self, grace_s: float = 0.0) -> None:
-        """Let deferred requests that run end, give up the keys that are held, close the ledger's client."""
+        """Let deferred requests that run end, give up the keys that are held, close the ledger's client, send
+        what telemetry is left."""
         if self._jobs is not None:
             self._jobs.stop(grace_s)
         if self._idempotency is not None:
             self._idempotency.close()
+        self.telemetry.close()
+
+    def settled(self, timeout_s: float) -> bool:
+        """Wait until the start is over, well or badly; whether it is."""
+        return self._settled.wait(timeout_s)
+
+    @property
+    def held(self) -> int:
+        """Deferred requests that this instance holds."""
+        return self._jobs.held if self._jobs is not None else 0
 
     @property
     def current(self) -> Loaded | None:
@@ -218,7 +237,7 @@ class Service:
         until = self._until(request.arrived_ns, request.deadline_ns)
         if time.perf_counter() > until:
             raise TimedOutError("its deadline had passed when it came")
-        run = _Run(self.admission.enter(request.tenant), until)
+        run = _Run(self.admission.enter(request.tenant), until, self.telemetry)
         try:
             loaded = self.loaded(request.arrived_ns, request.deadline_ns)
             call = request.prepare(loaded)
@@ -237,6 +256,7 @@ class Service:
                 degraded = "ledger" if result.degraded else self._ledger_lacks
         finally:
             self.admission.leave(run.place)
+            self.telemetry.passed(run.asked_ns, run.began_ns, run.ended_ns)
         if time.perf_counter() > until:
             raise TimedOutError("its deadline passed while its outcome was recorded; a retry gets that")
         cold = request.arrived_ns < loaded.report.ready_ns
@@ -259,9 +279,11 @@ class Service:
 class _Run:
     """One request's way through the engine."""
 
-    def __init__(self, place: Place, until: float) -> None:
+    def __init__(self, place: Place, until: float, telemetry: Telemetry) -> None:
         self.place = place
         self.until = until
+        self.telemetry = telemetry
+        self.asked_ns = 0
         self.began_ns = 0
         self.ended_ns = 0
 
@@ -269,6 +291,7 @@ class _Run:
         """Wait for a turn, run, encode. Raises TimedOutError where that took longer than there was time."""
         loaded.engine.check(call.inputs)
         self.place.call = call
+        self.asked_ns = time.perf_counter_ns()
         if admission.turn(self.place, self.until):
             self.began_ns = time.perf_counter_ns()
             try:
@@ -279,6 +302,8 @@ class _Run:
             finally:
                 self.ended_ns = time.perf_counter_ns()
                 admission.done(self.place)
+                if loaded.batcher is None:
+                    self.telemetry.ran(self.began_ns, self.ended_ns)
         else:
             self.ended_ns = time.perf_counter_ns()
             self.began_ns = self.ended_ns - self.place.ran_ns
@@ -302,17 +327,25 @@ def _outcome(work: Callable[[], Answer]) -> Answer | PreheatError:
         return error
 
 
-def from_settings(settings: Settings, cache_dir: str, *, alone: bool = True) -> Service:
-    """The service as the settings want it. ``alone``: whether no instance runs on another host."""
+def from_settings(
+    settings: Settings, cache_dir: str, *, alone: bool = True, environ: Mapping[str, str] | None = None
+) -> Service:
+    """The service as the settings want it, and as OpenTelemetry's variables in ``environ`` do. ``alone``:
+    whether no instance runs on another host."""
     local = os.path.join(cache_dir, "ledger.sqlite3")
+    telemetry = Telemetry.from_settings(settings, environ or {})
 
     def idempotency() -> Idempotency:
         from .idempotency import Idempotency  # the first keyed request needs it, no other
         from .ledger import open_ledger
+        from .ledger.observed import observed
 
         ledger = open_ledger(settings.ledger or f"sqlite:///{local}", blobs=settings.ledger_blobs)
         return Idempotency(
-            ledger, lease=settings.lease, keep=settings.idempotency_expiry, down=settings.ledger_down
+            observed(ledger, telemetry),
+            lease=settings.lease,
+            keep=settings.idempotency_expiry,
+            down=settings.ledger_down,
         )
 
     return Service(
@@ -326,4 +359,5 @@ def from_settings(settings: Settings, cache_dir: str, *, alone: bool = True) -> 
         principals=Principals.from_settings(settings),
         shared=bool(settings.ledger) or alone,
         resumes=bool(settings.ledger) or os.path.exists(local),
+        telemetry=telemetry,
     )

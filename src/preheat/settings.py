@@ -32,6 +32,9 @@ class Settings:
     fetch_timeout: float = 120.0
     """Seconds after which fetching from a store, retries and waiting for another process included, is given
     up."""
+    stale: float = 0.0
+    """Where the store cannot be reached: for how many seconds a start may go on with what this host read of
+    an alias last. 0: it does not start."""
     trust: str = ""
     """Public keys, with commas between them: PEM files, or ``ed25519:`` and the key in base64. Where it is
     set, nothing runs that none of them signed."""
@@ -93,6 +96,15 @@ class Settings:
     """The audience that tokens must be for; several with commas, ``*`` where the issuer writes none."""
     jwt_claim: str = "sub"
     """The claim of a token that names its tenant, in API Gateway's verified tokens too."""
+    access_log: str = "off"
+    """``on``: one JSON line for each request on standard output, with its tenant, outcome, times and trace;
+    none for probes and scrapes."""
+    metrics_tenants: int = 100
+    """How many tenants ``/metrics`` tells apart, first come; the others share a label. 0: none, so that no
+    tenant's name is in it."""
+    trace_flush: str = "later"
+    """On Lambda: ``answer``: spans are sent before each answer, within 2 seconds; ``later``: while later
+    requests run, and what is left when the instance ends may be lost."""
     require_provider: str = ""
     """Refuse to start on any other execution provider than this."""
     host: str = "0.0.0.0"  # noqa: S104 - a container is reached from outside
@@ -121,6 +133,8 @@ class Settings:
         _one_of("PREHEAT_VERIFY", self.verify, ("fetch", "always"))
         _one_of("PREHEAT_BATCH_TENANTS", self.batch_tenants, ("same", "any"))
         _one_of("PREHEAT_LEDGER_DOWN", self.ledger_down, ("fail", "open"))
+        _one_of("PREHEAT_ACCESS_LOG", self.access_log, ("off", "on"))
+        _one_of("PREHEAT_TRACE_FLUSH", self.trace_flush, ("later", "answer"))
         _one_of("PREHEAT_OBJECTIVE", self.objective, ("", "cold", "balanced", "warm"))
         for name in (
             "threads",
@@ -135,6 +149,8 @@ class Settings:
             "idempotency_expiry",
             "rate",
             "burst",
+            "stale",
+            "metrics_tenants",
         ):
             if getattr(self, name) < 0:
                 raise SettingsError(f"{PREFIX}{name.upper()} must not be negative")

@@ -1,9 +1,11 @@
 """Signatures: who says that a version may run, under which name and alias, and since when.
 
 A signature is a DSSE envelope (https://github.com/secure-systems-lab/dsse) with ed25519 over a statement:
-name, version, alias, epoch. An alias carries one over its own document's values; a version that is named by
-its digits carries one with no alias and epoch 0. What an alias named once and no longer names is refused by
-its epoch: it must reach the floor that the deployment sets, and the highest seen (the high-water mark).
+name, version, manifest, alias, epoch. The manifest's digest is in it because a version leaves out the
+measurements, by which a variant is chosen. An alias carries a signature over its own document's values; a
+version that is named by its digits one with no alias and epoch 0. What an alias named once and no longer
+names is refused by its epoch: it must reach the floor that the deployment sets, and the highest seen (the
+high-water mark).
 """
 
 from __future__ import annotations
@@ -24,9 +26,11 @@ MAX_ENVELOPE_BYTES = 64 * 1024
 MAX_KEY_BYTES = 16 * 1024
 
 
-def statement(name: str, version: str, alias: str, epoch: int) -> dict[str, Any]:
-    """What a signature covers. ``version``: 64 hexadecimal digits."""
-    return {"name": name, "version": f"sha256:{version}", "alias": alias, "epoch": epoch}
+def statement(name: str, version: str, alias: str, epoch: int, manifest: str = "") -> dict[str, Any]:
+    """What a signature covers. ``version``: 64 hexadecimal digits; ``manifest``: ``sha256:…`` over its bytes,
+    empty where that is what is asked for."""
+    said = {"name": name, "version": f"sha256:{version}", "alias": alias, "epoch": epoch}
+    return {**said, "manifest": manifest} if manifest else said
 
 
 def encode(payload: bytes) -> bytes:
@@ -52,8 +56,8 @@ class Trust:
         if not self._keys:
             raise SettingsError("PREHEAT_TRUST names no key")
 
-    def check(self, envelope: dict[str, Any] | None, wanted: dict[str, Any], what: str) -> None:
-        """Return where a trusted key signed this very statement. Raises TrustError."""
+    def check(self, envelope: dict[str, Any] | None, wanted: dict[str, Any], what: str) -> str:
+        """The digest of the manifest, where a trusted key signed this very statement. Raises TrustError."""
         from cryptography.exceptions import InvalidSignature
 
         if envelope is None:
@@ -86,8 +90,10 @@ class Trust:
             said = json.loads(payload)
         except (ValueError, RecursionError):
             said = None
-        if said != wanted:
+        digest = said.get("manifest") if isinstance(said, dict) else None
+        if not isinstance(digest, str) or said != {"manifest": digest, **wanted}:
             raise TrustError(f"{what}: the signature is valid, and over {_short(said)}, not {_short(wanted)}")
+        return digest
 
 
 def parse_envelope(data: bytes, where: str) -> dict[str, Any]:
@@ -105,8 +111,9 @@ def _short(said: Any) -> str:
     if not isinstance(said, dict):
         return "no statement"
     version = str(said.get("version")).removeprefix("sha256:")[:12]
-    alias, epoch = said.get("alias"), said.get("epoch")
-    return f"{said.get('name')}@{version}" + (f" as {alias} in epoch {epoch}" if alias else "")
+    alias, epoch, manifest = said.get("alias"), said.get("epoch"), said.get("manifest")
+    named = f"{said.get('name')}@{version}" + (f" as {alias} in epoch {epoch}" if alias else "")
+    return named + (f" with the manifest {str(manifest)[:19]}" if manifest else "")
 
 
 def _public_key(text: str) -> Ed25519PublicKey:

@@ -75,6 +75,13 @@ def test_embeddings_of_different_lengths(embed_artifact: Path, cache: Path) -> N
     answers, rows = at_once(joined, calls)
     assert max(rows) > 1
     assert sum(rows) == len(calls)
+    metrics = joined.service.telemetry.metrics
+    sizes, requests = metrics.batch.read()[()]
+    assert (sum(sizes), requests) == (len(rows), len(calls)), (
+        "each run was counted once, with all it answered"
+    )
+    assert sum(metrics.run.read()[()][0]) == len(rows)
+    assert sum(metrics.wait.read()[()][0]) == len(calls)
     for (path, document), answer in zip(calls, answers, strict=True):
         want = ask(alone, path, document)["embeddings"]
         np.testing.assert_allclose(answer["embeddings"], want, atol=2e-4)

@@ -7,6 +7,8 @@ import contextlib
 import json
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -249,6 +251,26 @@ def test_what_has_no_turn_after_half_of_the_grace_is_shed(slow_app: Path) -> Non
         assert set(outcomes) == {"ok", "shed"}
         assert outcomes.count("shed") >= 2
         assert all(answer.headers["connection"] == "close" for answer in results)
+
+
+WAITING = """
+import signal, threading, time
+from preheat import server
+wait = server._Stop().wait
+def interrupt():
+    time.sleep(0.3)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    time.sleep(20)
+threading.Thread(target=interrupt, daemon=True).start()
+began = time.monotonic()
+wait()
+assert 0.2 < time.monotonic() - began < 5
+"""
+
+
+def test_a_signal_that_interrupts_no_wait_ends_it_all_the_same() -> None:
+    """As one does that arrives just before the main thread blocks: here another thread takes it."""
+    subprocess.run([sys.executable, "-c", WAITING], check=True, timeout=60)
 
 
 def _ignore_reset(server: Server) -> None:

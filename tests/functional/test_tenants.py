@@ -16,13 +16,25 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from jwt.algorithms import OKPAlgorithm
+from prometheus_client.parser import text_string_to_metric_families
+
+from preheat.tracing import tenant_digest
 
 from ..conftest import Answer, Server, serving
+from ..otlp import collecting
 
 KEY = ed25519.Ed25519PrivateKey.generate()
 ISSUER = "https://idp.example.com/"
 BODY = {"content": base64.b64encode(b"import os\n\n\ndef main():\n    return os.getcwd()\n" * 8).decode()}
-OPEN = ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/filetype", "/coldstart", "/docs")
+OPEN = (
+    "/v2",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/v2/models/filetype",
+    "/coldstart",
+    "/docs",
+    "/metrics",
+)
 
 
 def token(subject: str, **changes: Any) -> str:
@@ -127,3 +139,37 @@ def test_a_key_file_that_is_wrong_ends_the_start(filetype_artifact: Path, tmp_pa
     assert "never holds a key itself" in said
     assert "pk_acme" not in said
     assert "Traceback" not in said
+
+
+def test_metrics_traces_and_the_log_tell_tenants_apart(filetype_artifact: Path, tmp_path: Path) -> None:
+    digest = "sha256:" + hashlib.sha256(b"pk_acme").hexdigest()
+    (tmp_path / "keys.json").write_text(json.dumps({"acme": digest}))
+    with collecting() as collector:
+        environ = {
+            "PREHEAT_CACHE": str(tmp_path / "cache"),
+            "PREHEAT_API_KEYS": str(tmp_path / "keys.json"),
+            "PREHEAT_ACCESS_LOG": "on",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
+        }
+        with serving(filetype_artifact, **environ) as running:
+            assert predict(running, x_api_key="pk_acme").status == 200
+            assert predict(running, x_api_key="pk_other").status == 401
+            text = running.request("GET", "/metrics").body.decode()
+            _, out, _ = running.stop()
+        (known, unknown) = sorted(collector.named("POST /predict", count=2), key=lambda s: s.begin_ns)
+    tenants = {
+        (sample.labels["tenant"], sample.labels["outcome"]): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "preheat_tenant_requests_total"
+    }
+    ((tenant, _),) = (pair for pair in tenants if pair[1] == "ok")
+    assert "acme" in tenant
+    assert tenants == {(tenant, "ok"): 1, ("", "rejected"): 1}
+    assert known.attributes["preheat.tenant"] == tenant_digest(tenant)
+    assert "preheat.tenant" not in unknown.attributes
+    assert not [
+        value for span in collector.spans for value in span.attributes.values() if "acme" in str(value)
+    ]
+    lines = [json.loads(line) for line in out.splitlines()[1:]]
+    assert [line["tenant"] for line in lines] == [tenant, ""]

@@ -41,7 +41,7 @@ KINDS = {"RS256": RSA, "PS256": RSA, "ES256": EC, "EdDSA": ED}
 
 def claims(**changes: Any) -> dict[str, Any]:
     now = int(time.time())
-    made = {"iss": ISSUER, "aud": "preheat", "sub": "user-7", "iat": now, "exp": now + 60, **changes}
+    made = {"iss": ISSUER, "aud": "preheat", "sub": "user-7", "iat": now, "exp": now + 86400, **changes}
     return {name: value for name, value in made.items() if value is not None}
 
 
@@ -167,8 +167,8 @@ BAD = {
     "expired": (token(exp=int(time.time()) - 60), "has expired"),
     "no expiry": (token(exp=None), "has no 'exp'"),
     "expiry no number": (token(exp="soon"), "is not valid"),
-    "not yet": (token(nbf=int(time.time()) + 60), "is not valid yet"),
-    "issued later": (token(iat=int(time.time()) + 3600), "is not valid yet"),
+    "not yet": (token(nbf=int(time.time()) + 86400), "is not valid yet"),
+    "issued later": (token(iat=int(time.time()) + 86400), "is not valid yet"),
     "wrong issuer": (token(iss="https://evil.example.com/"), "another issuer"),
     "issuer's prefix": (token(iss=ISSUER.rstrip("/")), "another issuer"),
     "no issuer": (token(iss=None), "has no 'iss'"),

@@ -21,20 +21,25 @@ LAYERS = (
     {"errors"},
     {"settings", "phases"},
     {"manifest", "tensors", "fingerprint", "stores", "choice", "trust", "highwater"},
+    {"metrics", "trace_context", "telemetry"},
+    {"span_queue", "tracing"},
     {"ledger", "principals", "bearer"},
     {"idempotency", "admission", "answer"},
     {"powertools"},
     {"protocol", "tasks", "engine", "download", "cache", "compile", "warmup", "waterfall", "batching"},
-    {"incoming", "fetch", "remote"},
+    {"incoming", "eviction", "fetch", "release", "remote"},
     {"bootstrap", "service", "jobs"},
+    {"exposition"},
     {"adapters", "function"},
     {"server", "measure", "build", "publish"},
+    {"deploy"},
     {"cli", "__main__"},
 )
-OFFLINE = {"build", "measure", "publish", "cli", "__main__"}
+OFFLINE = {"build", "deploy", "measure", "publish", "cli", "__main__"}
 FORBIDDEN_ON_THE_COLD_PATH = {
     *("fastapi", "starlette", "pydantic", "uvicorn", "anyio", "asyncio", "boto3", "botocore"),
     *("aws_lambda_powertools", "torch", "transformers", "optimum", "onnx", "rich", "typer", "click"),
+    *("prometheus_client", "opentelemetry", "google.protobuf", "requests"),
     *("ssl", "http.client", "urllib.request", "email", "importlib.metadata", "PIL", "magika"),
     *("jwt", "cryptography", "sqlite3"),
 }

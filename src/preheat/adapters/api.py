@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from ..errors import NotFoundError, PreheatError
 from ..service import Service
 from .asgi import read_request
-from .routes import ROUTES, from_error, match, respond
+from .observe import refused
+from .other_routes import OtherRoutes
+from .routes import DEFECT, ROUTES, from_error, match, respond
 from .schemas import DOCS
 
 try:
@@ -50,6 +52,8 @@ def create(function: Function) -> FastAPI:
         "OpenAI's shape, and the task's own JSON.",
     )
 
+    app.add_middleware(OtherRoutes, function=function, hot=match)
+
     async def hot(request: Request) -> Response:
         return await _hot(function.service, request)
 
@@ -81,9 +85,13 @@ def create(function: Function) -> FastAPI:
         if match(request.scope["path"]):  # another method of a hot route
             return await _hot(function.service, request)
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "rejected")
-        told = {"x-preheat-outcome": "rejected", "x-preheat-instance": function.service.instance}
-        headers = {**(error.headers or {}), **told}
-        return JSONResponse({"error": str(error.detail), "code": code}, error.status_code, headers)
+        return JSONResponse({"error": str(error.detail), "code": code}, error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def broken(_request: Request, _error: Exception) -> Response:
+        """A route of the function's own met a defect: Starlette raises it on, for the log."""
+        told = {"x-preheat-outcome": "failed", "x-preheat-instance": function.service.instance}
+        return JSONResponse({"error": DEFECT, "code": "internal"}, 500, told)
 
     return app
 
@@ -100,7 +108,7 @@ async def _hot(service: Service, request: Request) -> Response:
     try:
         call = await read_request(request.scope, request.receive, service.max_bytes)
     except PreheatError as error:
-        answer = from_error(service, error)
+        answer = refused(service, from_error(service, error))
     else:
         found = await run_in_threadpool(respond, service, call)
         assert found is not None  # noqa: S101 - the path is hot

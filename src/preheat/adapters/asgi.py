@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidRequestError, PreheatError, TooLargeError
 from ..service import State
+from .observe import refused
 from .routes import HttpRequest, HttpResponse, add_header, from_error, match, respond
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class LeanDoor:
             try:
                 api = await self._in_thread(lambda: self.function.api)
             except PreheatError as error:  # FastAPI is not installed
-                await send_response(from_error(self.function.service, error), "GET", send)
+                service = self.function.service
+                await send_response(refused(service, from_error(service, error)), "GET", send)
             else:
                 await api(scope, receive, send)
 
@@ -71,7 +73,7 @@ class LeanDoor:
         except ConnectionResetError:
             return
         except PreheatError as error:
-            response: HttpResponse | None = from_error(service, error)
+            response: HttpResponse | None = refused(service, from_error(service, error))
         else:
             response = await self._in_thread(lambda: respond(service, request))
         assert response is not None  # noqa: S101 - the path is hot

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidRequestError, PreheatError
 from ..principals import lambda_principal, principal
+from .observe import refused
 from .routes import HttpRequest, HttpResponse, from_error, respond
 
 if TYPE_CHECKING:
@@ -32,6 +33,13 @@ class LambdaHandler:
         self.function = function
 
     def __call__(self, event: Any, context: Any = None) -> Any:
+        try:
+            return self._answer(event, context)
+        finally:
+            if self.function.settings.trace_flush == "answer":  # afterwards the instance is frozen
+                self.function.service.telemetry.flush()
+
+    def _answer(self, event: Any, context: Any) -> Any:
         self.function.start()
         arrived_ns = time.perf_counter_ns()
         deadline_ns = _deadline_ns(context)
@@ -47,7 +55,7 @@ class LambdaHandler:
             request = request._replace(principal=who, deadline_ns=deadline_ns)
             response = respond(self.function.service, request) or self.function.bridge.respond(request, query)
         except PreheatError as error:
-            response = from_error(self.function.service, error)
+            response = refused(self.function.service, from_error(self.function.service, error))
         return _event_response(response, multi_value="multiValueHeaders" in event)
 
     def _direct(self, event: Any, context: Any, arrived_ns: int, deadline_ns: int) -> Any:

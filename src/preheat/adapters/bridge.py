@@ -4,7 +4,9 @@ request that is not hot arrives. Responses are gathered whole; streams and web s
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
+import traceback
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ class Bridge:
         threading.Thread(target=self._loop.run_forever, name="preheat-api", daemon=True).start()
 
     def respond(self, request: HttpRequest, query: str) -> HttpResponse:
-        """The application's answer; its exceptions are the caller's."""
+        """The application's answer; an exception without one is the caller's."""
         return asyncio.run_coroutine_threadsafe(self._call(request, query), self._loop).result()
 
     async def _call(self, request: HttpRequest, query: str) -> HttpResponse:
@@ -58,6 +60,11 @@ class Bridge:
             elif message["type"] == "http.response.body":
                 parts.append(message.get("body", b""))
 
-        await self._app(scope, receive, send)
+        try:
+            await self._app(scope, receive, send)
+        except Exception:  # Starlette answers 500 first, and raises then, for whoever keeps the log
+            if not headers:
+                raise
+            traceback.print_exc(file=sys.stderr)
         plain = [(n, v) for n, v in headers if n not in ("content-length", "transfer-encoding", "connection")]
         return HttpResponse(status, plain, b"".join(parts))

@@ -13,6 +13,7 @@ import httptools
 
 from ..errors import InvalidRequestError, PreheatError, TooLargeError
 from ..service import Service, State
+from .observe import refused
 from .routes import HttpRequest, HttpResponse, add_header, from_error, respond
 
 IDLE_S = 75.0
@@ -143,7 +144,7 @@ class Connection:
                 return self.next
         if self._broken is not None:
             broken, self._broken = self._broken, None
-            response = from_error(self._service, broken.error)
+            response = refused(self._service, from_error(self._service, broken.error))
             response = response._replace(status=broken.status or response.status)
             self._unsent, self._last, self._lingers = encoded(response, keep_alive=False), True, True
         return self.flush()

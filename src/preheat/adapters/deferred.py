@@ -36,7 +36,8 @@ def accept(service: Service, http: HttpRequest, request: Request) -> HttpRespons
     loaded = service.loaded(request.arrived_ns, request.deadline_ns)
     request.prepare(loaded)
     key = request.key or Key(record_name(request.tenant, http.path, os.urandom(16).hex()), lambda _: "")
-    outcome = jobs(service).accept(key.name, key.fingerprint(loaded), _envelope(http, request.tenant))
+    envelope = _envelope(http, request.tenant, service.telemetry.traceparent)
+    outcome = jobs(service).accept(key.name, key.fingerprint(loaded), envelope)
     if outcome is not None:
         return routes.replayed(service, outcome)
     return _told(service, key.name, preferred=True)
@@ -91,9 +92,12 @@ def _unknown(values: dict[str, str]) -> NotFoundError:
     return NotFoundError(f"there is no request {values['id']!r}, or it is forgotten by now")
 
 
-def _envelope(request: HttpRequest, tenant: str) -> bytes:
-    """A request as it is recorded: a line of JSON, then the body."""
+def _envelope(request: HttpRequest, tenant: str, traceparent: str) -> bytes:
+    """A request as it is recorded: a line of JSON, then the body. ``traceparent``: of this request's own
+    span; empty where it has none, and the client's is kept."""
     headers = {name: request.headers[name] for name in _KEPT if name in request.headers}
+    if traceparent:
+        headers["traceparent"] = traceparent
     head = {"method": request.method, "path": request.path, "headers": headers, "tenant": tenant}
     return json.dumps(head).encode() + b"\n" + request.body
 
@@ -105,4 +109,5 @@ def _rebuild(service: Service, data: bytes) -> Request:
     route, values = routes.match(request.path)[request.method]
     if route.prepare is None:
         raise InvalidRequestError(f"{request.path} is no route that is answered later")
-    return Request(route.prepare(service, request, values), 0, tenant=head["tenant"])
+    link = head["headers"].get("traceparent", "")
+    return Request(route.prepare(service, request, values), 0, tenant=head["tenant"], link=link)

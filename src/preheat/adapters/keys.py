@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from ..errors import InvalidRequestError
 from ..protocol import strict_json
 from ..service import Key, Service
-from .routes import HttpRequest, read_body
+from .body import read_body
+from .routes import HttpRequest
 
 if TYPE_CHECKING:
     from ..bootstrap import Loaded

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import errors
 from ..answer import Answer
-from ..errors import InvalidRequestError, NotFoundError, TooLargeError, UnsupportedMediaError
+from ..errors import InvalidRequestError, NotFoundError, UnsupportedMediaError
 from ..protocol import strict_json
 from ..service import Call, Request, Service, State
+from .body import read_body
+from .observe import metrics, observed
 
 if TYPE_CHECKING:
     from ..bootstrap import Loaded
@@ -56,7 +58,12 @@ class Route(NamedTuple):
     answer: Callable[[Service, HttpRequest, dict[str, str]], HttpResponse] | None
     prepare: Callable[[Service, HttpRequest, dict[str, str]], Prepare] | None = None
 
+    @property
+    def name(self) -> str:
+        return f"/{'/'.join(self.pattern)}"
 
+
+DEFECT = "the server or its task met a defect; its log has it"
 _STATUS: tuple[tuple[type[errors.PreheatError], int, str], ...] = (
     (errors.NotFoundError, 404, "rejected"),
     (errors.TooLargeError, 413, "rejected"),
@@ -103,6 +110,13 @@ def respond(service: Service, request: HttpRequest) -> HttpResponse | None:
     routes = match(request.path)
     if not routes:
         return None
+    route = next(iter(routes.values()))[0]
+    return observed(service, request, route.name, lambda: _answer(service, request, routes))
+
+
+def _answer(
+    service: Service, request: HttpRequest, routes: dict[str, tuple[Route, dict[str, str]]]
+) -> HttpResponse:
     method = "GET" if request.method == "HEAD" else request.method
     if method not in routes:
         allowed = ", ".join(sorted({*routes, *(["HEAD"] if "GET" in routes else [])}))
@@ -125,9 +139,7 @@ def respond(service: Service, request: HttpRequest) -> HttpResponse | None:
         import traceback
 
         traceback.print_exc(file=sys.stderr)
-        return _error(
-            service, 500, "internal", "the server or its task met a defect; its log has it", "failed"
-        )
+        return _error(service, 500, "internal", DEFECT, "failed")
 
 
 def from_error(service: Service, error: errors.PreheatError) -> HttpResponse:
@@ -141,20 +153,6 @@ def from_error(service: Service, error: errors.PreheatError) -> HttpResponse:
                 extra["www-authenticate"] = "Bearer"
             return _error(service, status, error.code, str(error), outcome, **extra)
     return _error(service, 500, error.code, str(error), "failed")
-
-
-def shed_early(service: Service, request: HttpRequest) -> HttpResponse | None:
-    """The refusal of a request that would find no place, before a thread or a ledger is troubled with it.
-
-    None where it may find one, and where only a check of its token would tell whose it is.
-    """
-    if not service.principals.cheap:
-        return None
-    try:
-        refusal = service.admission.refusal(tenant_of(service, request))
-    except errors.PreheatError as error:
-        return from_error(service, error)
-    return from_error(service, refusal) if refusal is not None else None
 
 
 # The routes
@@ -264,6 +262,11 @@ def _coldstart(service: Service, request: HttpRequest, _values: dict[str, str]) 
     return _json(service, 200, report)
 
 
+def _metrics(service: Service, request: HttpRequest, _values: dict[str, str]) -> HttpResponse:
+    text, kind = metrics(service, request)
+    return HttpResponse(200, [("content-type", kind), *own(service)], text)
+
+
 def _request_status(service: Service, request: HttpRequest, values: dict[str, str]) -> HttpResponse:
     from .deferred import status
 
@@ -291,6 +294,7 @@ ROUTES = (
     Route("GET", ("v2", "requests", "{id}"), _request_status),
     Route("DELETE", ("v2", "requests", "{id}"), _request_cancel),
     Route("GET", ("coldstart",), _coldstart),
+    Route("GET", ("metrics",), _metrics),
 )
 _BY_LENGTH: dict[int, list[Route]] = {}
 for _route in ROUTES:
@@ -307,6 +311,7 @@ def tenant_of(service: Service, request: HttpRequest) -> str:
 
 def _handle(service: Service, request: HttpRequest, prepare: Prepare) -> HttpResponse:
     tenant = tenant_of(service, request)
+    service.telemetry.bind(tenant)
     key = None
     if service.modes[""] == "required" or len(service.modes) > 1 or "idempotency-key" in request.headers:
         from .keys import read_key  # most requests have none
@@ -345,20 +350,18 @@ def replayed(service: Service, answer: Answer | errors.PreheatError) -> HttpResp
 def _recorded(service: Service, answer: Answer | errors.PreheatError) -> HttpResponse:
     if isinstance(answer, errors.PreheatError):
         return from_error(service, answer)
-    headers = [("content-type", answer.content_type), *answer.headers, *own(service, outcome="ok")]
+    headers = [("content-type", answer.content_type), *answer.headers, *own(service)]
     return HttpResponse(200, headers, answer.body)
 
 
-def own(service: Service, outcome: str | None = None) -> Headers:
+def own(service: Service, outcome: str = "ok") -> Headers:
     """The headers that every response has."""
-    headers = [("x-preheat-instance", service.instance)]
-    if outcome:
-        headers.append(("x-preheat-outcome", outcome))
-    return headers
+    return [("x-preheat-instance", service.instance), ("x-preheat-outcome", outcome)]
 
 
 def _json(service: Service, status: int, document: Any, *extra: tuple[str, str]) -> HttpResponse:
-    headers = [("content-type", "application/json"), *own(service), *extra]
+    outcome = "ok" if status == 200 else "unavailable"
+    headers = [("content-type", "application/json"), *own(service, outcome), *extra]
     return HttpResponse(status, headers, json.dumps(document).encode())
 
 
@@ -392,32 +395,3 @@ def _content_type(request: HttpRequest, accepted: tuple[str, ...]) -> str:
             return kind
     hint = "; curl needs -H 'content-type: …'" if kind == "application/x-www-form-urlencoded" else ""
     raise UnsupportedMediaError(f"the content type must be {' or '.join(accepted)}, not {kind!r}{hint}")
-
-
-def read_body(service: Service, request: HttpRequest) -> bytes:
-    """The body, decompressed, never larger than the limit. Raises TooLargeError before it would be."""
-    limit = service.max_bytes
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding == "identity":
-        data = request.body
-    elif encoding in ("gzip", "deflate"):
-        data = _decompress(request.body, encoding, limit)
-    else:
-        raise UnsupportedMediaError(f"content encoding {encoding!r} is not spoken here; send gzip or deflate")
-    if len(data) > limit:
-        raise TooLargeError(f"the body is larger than {limit} bytes")
-    return data
-
-
-def _decompress(data: bytes, encoding: str, limit: int) -> bytes:
-    import zlib  # few clients compress
-
-    # 31: a gzip header; 15: a zlib header, which is what HTTP calls deflate (RFC 9110, 8.4.1.2).
-    stream = zlib.decompressobj(31 if encoding == "gzip" else 15)
-    try:
-        plain = stream.decompress(data, limit + 1)
-    except zlib.error as error:
-        raise InvalidRequestError(f"the body is not {encoding}: {error}") from None
-    if len(plain) <= limit and not stream.eof:
-        raise InvalidRequestError(f"the {encoding} body is cut short")
-    return plain

@@ -110,6 +110,8 @@ class Doc(NamedTuple):
     """Whether the answer may be that there is none yet."""
     empty: bool = False
     """Whether the answer is 204, without a body."""
+    types: tuple[str, ...] = ("application/json",)
+    """Content types of the answer."""
 
     def openapi(self) -> Schema:
         """The parts of an operation that FastAPI is given as they are."""
@@ -125,7 +127,7 @@ class Doc(NamedTuple):
 
     def responses(self) -> dict[int | str, Schema]:
         """Every status that the route answers with."""
-        ok: Schema = {"application/json": {"schema": self.answer}}
+        ok: Schema = {kind: {"schema": self.answer} for kind in self.types}
         if self.binary and self.request is not None:
             ok["application/octet-stream"] = {"schema": {}}
         error = {"application/json": {"schema": _ERROR}}
@@ -214,6 +216,13 @@ DOCS = {
     ("POST", "predict"): Doc("predict", "The task's natural JSON", _ANY, _CALL, _ANY, binary=True),
     ("GET", "coldstart"): Doc(
         "coldstart", "How this instance started, by phase", {"type": "object"}, (400, 503, 504)
+    ),
+    ("GET", "metrics"): Doc(
+        "metrics",
+        "What was counted here, for Prometheus",
+        _TEXT,
+        (404,),
+        types=("text/plain", "application/openmetrics-text"),
     ),
     ("GET", _REQUEST): Doc(
         "request_status",

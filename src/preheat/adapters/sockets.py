@@ -21,7 +21,8 @@ from functools import partial
 from ..errors import ShedError
 from ..service import Service
 from .connection import Connection, Next
-from .routes import HttpRequest, HttpResponse, match, shed_early
+from .routes import HttpRequest, HttpResponse, match
+from .shedding import shed_early
 from .workers import Workers
 
 MAX_CONNECTIONS = 1024
@@ -182,7 +183,7 @@ class Sockets:
         route = match(request.path).get(request.method) if request is not None else None
         if request is None or route is None or route[0].prepare is None:
             return self._others, None
-        return self._answering, shed_early(self._service, request)
+        return self._answering, shed_early(self._service, request, route[0])
 
     def _close(self, connection: Connection) -> None:
         if self._open.get(connection.descriptor) is connection:

@@ -65,8 +65,10 @@ def _independent(engine: Engine, inputs: Tensors) -> bool:
 
 
 def _changed(array: Array, by: int) -> Array:
-    """Other content of the same kind: the row's own values, moved along."""
-    return np.roll(array.reshape(1, -1), by, axis=1).reshape(array.shape)
+    """Other content of the same kind: the row's own values, moved along; smaller ones where any number will
+    do, so that a scale which rows share is noticed."""
+    moved = np.roll(array.reshape(1, -1), by, axis=1).reshape(array.shape)
+    return moved * array.dtype.type(0.5**by) if array.dtype.kind == "f" else moved
 
 
 def _rate(engine: Engine, inputs: dict[str, Any], rows: int, callers: int) -> float:

@@ -2,6 +2,7 @@
 
 DynamoDB offers no clock to a condition, only the ``Date`` of its responses: a lease is written by the latest
 that its now can be and read by the earliest, so no live lease is taken over whatever the workers' clocks say.
+That may be a second or two late; who has watched a lease all along takes it over when it lapses (``Watch``).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from . import dynamodb_table as table
 from .dynamodb_items import KNOWN, kept, number, read_item
 from .remote import CALL_S, Remote, T, first_line, missing
 from .server_clock import Bounds, ServerClock
+from .watch import Watch
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
@@ -60,11 +62,13 @@ class DynamoLedger(Remote["BaseClient"]):
             )
         super().__init__(f"dynamodb://{self.table}")
         self._clock = ServerClock()
+        self._watch = Watch()
 
     def claim(
         self, key: str, fingerprint: str, fence: str, *, lease: float, keep: float, request: bytes = b""
     ) -> Claim:
         def once(client: BaseClient) -> Claim | None:
+            asked = time.monotonic()
             now = self._now(client)
             item: dict[str, Any] = {
                 "key": {"S": key},
@@ -72,6 +76,7 @@ class DynamoLedger(Remote["BaseClient"]):
                 "fence": {"S": fence},
                 "attempt": number(1),
                 "lease": number(now.high + lease),
+                "held": number(lease),
                 **kept(now, keep),
                 **({"request": {"B": request}, "waiting": {"S": "1"}} if request else {}),
             }
@@ -84,7 +89,7 @@ class DynamoLedger(Remote["BaseClient"]):
             )
             if had is None:
                 return Claimed(fence, 1, request)
-            return self._found(client, key, fingerprint, fence, lease, keep, had, now)
+            return self._found(client, key, fingerprint, fence, lease, keep, had, now, asked)
 
         while True:
             claim: Claim | None = self._leased(once)
@@ -101,6 +106,7 @@ class DynamoLedger(Remote["BaseClient"]):
         keep: float,
         had: dict[str, Any],
         now: Bounds,
+        asked: float,
     ) -> Claim | None:
         """What a claim comes to where the key has a record; None where the record has gone meanwhile."""
         if not had:
@@ -113,18 +119,25 @@ class DynamoLedger(Remote["BaseClient"]):
         if item.fence != fence and now.low < item.lease <= now.high:
             now = self._precise(client, item.lease)
         if item.fence != fence and item.lease > now.low:
-            return InProgress(item.lease - now.low)
+            left = item.lease - now.low
+            if item.held:
+                left = min(left, self._watch.left(key, item.fence, item.lease, item.held, asked))
+            if left > 0:
+                return InProgress(left)
+        self._watch.forget(key)
         attempt = item.attempt + (item.fence != fence)
         stands = self._update(
             client,
             key,
-            "SET fence = :fence, attempt = :attempt, lease = :lease, expires = :expires, #ttl = :ttl",
+            "SET fence = :fence, attempt = :attempt, lease = :lease, held = :held, expires = :expires,"
+            " #ttl = :ttl",
             # The lease as it was seen: its owner may have renewed it since.
             "fence = :had AND lease = :seen AND attribute_not_exists(outcome)",
             {
                 ":fence": {"S": fence},
                 ":attempt": number(attempt),
                 ":lease": number(now.high + lease),
+                ":held": number(lease),
                 **{f":{name}": value for name, value in kept(now, keep).items()},
                 ":had": {"S": item.fence},
                 ":seen": number(item.lease),
@@ -133,14 +146,15 @@ class DynamoLedger(Remote["BaseClient"]):
         )
         if stands is None:
             return Claimed(fence, attempt, item.request)
-        return self._found(client, key, fingerprint, fence, lease, keep, stands, now)
+        return self._found(client, key, fingerprint, fence, lease, keep, stands, now, asked)
 
     def heartbeat(self, key: str, fence: str, *, lease: float) -> bool:
         def once(client: BaseClient) -> bool:
             end = self._now(client).high + lease
             values = {":fence": {"S": fence}, ":lease": number(end), ":zero": number(0)}
+            values[":held"] = number(lease)
             held = "fence = :fence AND attribute_not_exists(outcome) AND lease > :zero"
-            return self._update(client, key, "SET lease = :lease", held, values) is None
+            return self._update(client, key, "SET lease = :lease, held = :held", held, values) is None
 
         return self._leased(once)
 
@@ -362,6 +376,7 @@ class DynamoLedger(Remote["BaseClient"]):
             raise LedgerError(
                 f"the ledger {self.name} cannot be used: {first_line(error)} (AWS_REGION or ?region=)"
             ) from error
+        client.meta.events.register("before-parse.dynamodb", _whole)
         return client
 
     def _shut(self, client: BaseClient) -> None:
@@ -370,6 +385,7 @@ class DynamoLedger(Remote["BaseClient"]):
     def _forked(self) -> None:
         super()._forked()
         self._clock = ServerClock()
+        self._watch = Watch()
 
     def _said(self, error: Exception) -> tuple[str, bool] | None:
         from botocore import exceptions
@@ -386,3 +402,14 @@ class DynamoLedger(Remote["BaseClient"]):
         if isinstance(error, exceptions.BotoCoreError):
             return f"cannot be used: {first_line(error)}", False
         return None
+
+
+def _whole(response_dict: dict[str, Any], **_: Any) -> None:
+    """Refuse an answer that was cut among its headers: botocore takes it for a whole one, without a body."""
+    from botocore.exceptions import ConnectionClosedError
+
+    headers = response_dict["headers"]
+    if "transfer-encoding" not in headers and headers.get("content-length") != str(
+        len(response_dict["body"])
+    ):
+        raise ConnectionClosedError(endpoint_url="the ledger")

@@ -17,6 +17,8 @@ class Item(NamedTuple):
     fence: str
     attempt: int
     lease: float
+    held: float
+    """Seconds for which the lease was taken, last time; 0 where that is not known."""
     expires: float
     outcome: bytes | None
     request: bytes
@@ -31,6 +33,7 @@ def read_item(found: dict[str, Any]) -> Item:
         found["fence"]["S"],
         int(found["attempt"]["N"]),
         float(found["lease"]["N"]),
+        float(found["held"]["N"]) if "held" in found else 0.0,
         float(found["expires"]["N"]),
         found["outcome"]["B"] if "outcome" in found else None,
         found["request"]["B"] if "request" in found else b"",

@@ -41,7 +41,7 @@ def measure(
     subject = target.find(location, environ)
     servers = [target.server(subject, variant) for variant in dict.fromkeys(variants) or [""]]
     known = (
-        imported.ask(subject.location, target.with_bytecode(subject.environ))
+        imported.ask(subject.importable, target.with_bytecode(subject.environ))
         if floor or drop_caches
         else None
     )

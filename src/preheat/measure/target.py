@@ -14,7 +14,7 @@ from ..errors import ArtifactError, UsageError
 from ..function import target as function_of
 from ..manifest import Manifest, Variant
 from ..settings import Settings
-from ..stores import open_folder
+from ..stores import Reference, open_store
 from . import answers
 from .client import HOST, Response, request
 from .start import Contender
@@ -36,13 +36,18 @@ class Target(NamedTuple):
     """Something that `preheat serve` can serve, and what is known of it without starting it."""
 
     location: str
-    """The artifact folder or ``app.py``, absolute."""
+    """The artifact folder or ``app.py``, absolute; or a store's URL."""
     artifact: str
-    """The artifact folder."""
+    """The artifact folder; of what lies in a store, the one in the cache."""
     manifest: Manifest
     task: type[Task] | None
     """The function's own task, in place of the artifact's."""
     environ: Mapping[str, str]
+
+    @property
+    def importable(self) -> str:
+        """What says which modules a start imports: the ``app.py``, else the artifact folder."""
+        return self.location if self.location.endswith(".py") else self.artifact
 
     def path(self, relative: str) -> str:
         return f"{self.artifact}/{relative}"
@@ -55,20 +60,35 @@ class Target(NamedTuple):
 
 
 def find(location: str, environ: Mapping[str, str]) -> Target:
-    """Read a TARGET's manifest. Raises UsageError, ArtifactError or ManifestError."""
-    if "://" in location:
-        raise UsageError(f"{location} lies in a store: `preheat pull` it into a folder, and measure that")
-    location = os.path.abspath(location)
+    """Read a TARGET's manifest; of one in a store, into the cache. Raises UsageError, ArtifactError."""
+    if "://" not in location:
+        location = os.path.abspath(location)
     environ = {**environ, "PREHEAT_ARTIFACT": location}
-    Settings.from_environ(environ)
+    settings = Settings.from_environ(environ)
     function = function_of(location, environ)
-    store = open_folder(function.location)
-    manifest = manifests.load(store.read(manifests.FILENAME, manifests.MAX_BYTES))
+    place = open_store(function.location)
+    if isinstance(place, Reference):
+        folder, manifest = _fetched(place, settings, settings.cache_dir(environ))
+    else:
+        folder = place.local("").rstrip("/")
+        manifest = manifests.load(place.read(manifests.FILENAME, manifests.MAX_BYTES))
     if not manifest.golden:
         raise ArtifactError(
             f"{function.location} has no golden inference to hold answers against; build it again"
         )
-    return Target(location, os.path.abspath(function.location), manifest, function.task, environ)
+    return Target(location, folder, manifest, function.task, environ)
+
+
+def _fetched(reference: Reference, settings: Settings, cache_dir: str) -> tuple[str, Manifest]:
+    """An artifact's folder in the cache, with what a measurement itself reads: golden inferences and assets.
+    A variant's files come with the server's first start, which is not counted."""
+    from ..phases import PhaseClock
+    from ..remote import open_remote
+
+    artifact = open_remote(reference, settings, cache_dir=cache_dir, clock=PhaseClock())
+    manifest = artifact.manifest
+    artifact.require([*(path for pair in manifest.golden for path in pair), *manifest.assets.values()])
+    return artifact.path("").rstrip("/"), manifest  # held against eviction until this process ends
 
 
 def server(target: Target, variant: str = "") -> Contender:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ..errors import ConflictError, StoreError, UsageError
+from ..manifest import digest_of
 from ..stores.layout import (
     HISTORY,
     Alias,
     alias_key,
     dump_alias,
     read_alias,
+    read_signature,
     read_version,
     resolve,
     signed_key,
+    version_key,
 )
 from ..stores.object import Bucket, Deadline
 from ..stores.reference import is_alias, parse
 from ..stores.wording import MissingError
-from ..trust import statement
+from ..trust import Trust, statement
+from .pending import keeping
 from .signing import Signer
 
 
@@ -69,6 +75,7 @@ def set_alias(
     name: str,
     alias: str,
     version: str,
+    digest: str,
     before: Expected,
     *,
     history: tuple[str, ...] | None = None,
@@ -77,7 +84,7 @@ def set_alias(
 ) -> Change:
     """Let an alias name a version. Raises ConflictError where it is no longer as it was ``before``.
 
-    ``carried``: its epoch and signature come from elsewhere, and are kept.
+    ``digest``: its manifest's; ``carried``: its epoch and signature come from elsewhere, and are kept.
     """
     old = before.alias
     if carried is not None and old is not None and old.epoch == carried.epoch:
@@ -98,7 +105,7 @@ def set_alias(
     epoch = carried.epoch if carried else 1 if old is None else old.epoch + 1
     envelope = carried.envelope if carried else None
     if sign is not None:
-        envelope = sign.sign(statement(name, version, alias, epoch))
+        envelope = sign.sign(statement(name, version, alias, epoch, digest))
     data = dump_alias(name, alias, Alias(version, epoch, history, envelope))
     key = alias_key(name, alias)
     safe = bucket.conditional(f"artifacts/{name}/conditional-writes")
@@ -121,9 +128,17 @@ def set_alias(
     )
 
 
-def sign_version(bucket: Bucket, name: str, version: str, sign: Signer) -> None:
-    """Leave a signature over a version, for those who name it by its digits."""
-    write_signature(bucket, name, version, sign.sign(statement(name, version, "", 0)))
+def sign_version(bucket: Bucket, name: str, version: str, digest: str, sign: Signer) -> None:
+    """Leave a signature over a version, for those who name it by its digits. ``digest``: its manifest's.
+
+    Raises TrustError where this key signed another manifest of it before: the store has changed that.
+    """
+    there, _ = read_signature(bucket, name, version)
+    if sign.signed(there):
+        where = bucket.where(signed_key(name, version))
+        Trust(sign.public).check(there, statement(name, version, "", 0, digest), where)
+    else:
+        write_signature(bucket, name, version, sign.sign(statement(name, version, "", 0, digest)))
 
 
 def write_signature(bucket: Bucket, name: str, version: str, envelope: dict[str, Any]) -> None:
@@ -135,27 +150,18 @@ def promote(location: str, alias: str, *, timeout_s: float, sign: Signer | None 
 
     Raises StoreError where a file of that version is not in the store; the alias stays as it is.
     """
-    from .upload import missing
-
     reference = parse(location)
     bucket = Bucket(reference.root, Deadline(timeout_s))
     before = expected(bucket, reference.name, alias)
     version = resolve(bucket, reference).version
-    manifest, _ = read_version(bucket, reference.name, version)
-    lost = missing(bucket, list({file.sha256: file for file in manifest.files}.values()))
-    if lost:
-        raise StoreError(
-            f"{reference} is not whole: {lost[0].path} is not in the store; publish it again", code="broken"
-        )
-    if sign is not None:
-        sign_version(bucket, reference.name, version, sign)
-    return set_alias(bucket, reference.name, alias, version, before, sign=sign)
+    with _whole(bucket, reference.name, version) as digest:
+        if sign is not None:
+            sign_version(bucket, reference.name, version, digest, sign)
+        return set_alias(bucket, reference.name, alias, version, digest, before, sign=sign)
 
 
 def rollback(location: str, alias: str, *, timeout_s: float, sign: Signer | None = None) -> Change:
     """Let an alias name what it named before. Raises StoreError where there is no such version."""
-    from .upload import missing
-
     reference = parse(location, selected=False)
     if reference.selector:
         raise UsageError(f"{location}: a rollback takes no version; name one with `preheat promote`")
@@ -169,8 +175,28 @@ def rollback(location: str, alias: str, *, timeout_s: float, sign: Signer | None
             f"{reference}@{alias} has named no version but {before.alias.version[:12]}", code="no_history"
         )
     *history, version = before.alias.history
-    manifest, _ = read_version(bucket, reference.name, version)
-    lost = missing(bucket, list({file.sha256: file for file in manifest.files}.values()))
-    if lost:
-        raise StoreError(f"{version[:12]} is not whole: {lost[0].path} is not in the store", code="broken")
-    return set_alias(bucket, reference.name, alias, version, before, history=tuple(history), sign=sign)
+    with _whole(bucket, reference.name, version) as digest:
+        if sign is not None:
+            sign_version(bucket, reference.name, version, digest, sign)
+        kept = tuple(history)
+        return set_alias(bucket, reference.name, alias, version, digest, before, history=kept, sign=sign)
+
+
+@contextlib.contextmanager
+def _whole(bucket: Bucket, name: str, version: str) -> Iterator[str]:
+    """Hold a published version against collectors for a block, which gets its manifest's digest. Raises
+    StoreError where a part is lost."""
+    from .upload import missing
+
+    manifest, data = read_version(bucket, name, version)
+    blobs = {file.sha256: file for file in manifest.files}
+    with keeping(bucket, name, version, blobs):
+        if bucket.head(version_key(name, version)) is None:
+            raise StoreError(f"{name}@{version[:12]} was removed meanwhile", code="not_found")
+        lost = missing(bucket, list(blobs.values()))
+        if lost:
+            raise StoreError(
+                f"{name}@{version[:12]} is not whole: {lost[0].path} is not in the store; publish it again",
+                code="broken",
+            )
+        yield digest_of(data)

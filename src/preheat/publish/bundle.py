@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ..errors import ConflictError, StoreError, UsageError
+from ..manifest import digest_of
 from ..remote import open_remote
 from ..settings import Settings
 from ..stores import Reference
-from ..stores.layout import read_signature, resolve
+from ..stores.layout import read_signature, read_version, resolve
 from ..stores.object import Bucket, Deadline
 from ..stores.reference import parse
 from ..trust import statement
@@ -106,7 +107,8 @@ def _head(bucket: Bucket, reference: Reference, sign: Signer | None) -> Bundle:
     version, alias = resolve(bucket, reference)
     signature, _ = read_signature(bucket, reference.name, version)
     if sign is not None and not sign.signed(signature):
-        signature = sign.sign(statement(reference.name, version, "", 0))
+        _, data = read_version(bucket, reference.name, version)
+        signature = sign.sign(statement(reference.name, version, "", 0, digest_of(data)))
     if alias is None:
         return Bundle(reference.name, version, signature, "", 0, None)
     return Bundle(reference.name, version, signature, reference.selector, alias.epoch, alias.envelope)

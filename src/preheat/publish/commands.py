@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from .signing import Signer
 
 
-def publish(folder: str, location: str, *, alias: str | None, sign: str | None, as_json: bool) -> None:
+def publish(
+    folder: str, location: str, *, alias: str | None, sign: str | None, verify: bool, as_json: bool
+) -> None:
     from .upload import publish as upload
 
     signer = _signer(sign)
@@ -28,6 +30,7 @@ def publish(folder: str, location: str, *, alias: str | None, sign: str | None, 
             alias=alias,
             timeout_s=_settings().fetch_timeout,
             sign=signer,
+            verify=verify,
             progress=progress,
         )
     lines = [

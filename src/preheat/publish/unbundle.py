@@ -22,6 +22,7 @@ from ..stores.reference import parse, version_prefix
 from ..trust import MAX_ENVELOPE_BYTES, Trust, statement
 from .aliases import Change, expected, set_alias, write_signature
 from .bundle import HEAD, MANIFEST, SCHEMA, Bundle, told
+from .pending import keeping
 from .progress import Progress
 from .signing import Signer
 from .upload import send, write_version
@@ -62,9 +63,10 @@ def import_bundle(
         raise UsageError(f"{location}: --alias {reference.selector} names the version")
     with told(path), tempfile.TemporaryDirectory(prefix="preheat-import-") as staging:
         head, manifest, data, files = _unpack(path, reference.name, staging, progress)
+        digest = manifests.digest_of(data)
         carried = alias is not None and head.alias == alias and head.alias_signature is not None and not sign
         if settings.trust:
-            _check_trust(head, settings, alias if carried else None)
+            _check_trust(head, digest, settings, alias if carried else None)
         bucket = Bucket(reference.root, Deadline(settings.fetch_timeout), make=True)
         before = expected(bucket, reference.name, alias) if alias else None
         if carried and before and before.alias and before.alias.epoch > head.epoch:
@@ -72,15 +74,21 @@ def import_bundle(
                 f"{reference.name}@{alias} is of epoch {before.alias.epoch} here, the bundle's of "
                 f"{head.epoch}: it is older; `preheat rollback` goes back to an older version"
             )
-        sent = send(bucket, files, list({file.sha256: file for file in manifest.files}.values()), progress)
-        new = write_version(bucket, manifest, head.version, data)
-        signature = sign.sign(statement(head.name, head.version, "", 0)) if sign else head.signature
-        if signature is not None:
-            write_signature(bucket, head.name, head.version, signature)
-        change = None
-        if alias is not None and before is not None:
-            kept = Alias(head.version, head.epoch, (), head.alias_signature) if carried else None
-            change = set_alias(bucket, reference.name, alias, head.version, before, sign=sign, carried=kept)
+        blobs = list({file.sha256: file for file in manifest.files}.values())
+        with keeping(bucket, reference.name, head.version, list(files)):
+            sent = send(bucket, files, blobs, progress)
+            new = write_version(bucket, manifest, head.version, data, exact=bool(sign or head.signature))
+            signature = (
+                sign.sign(statement(head.name, head.version, "", 0, digest)) if sign else head.signature
+            )
+            if signature is not None:
+                write_signature(bucket, head.name, head.version, signature)
+            change = None
+            if alias is not None and before is not None:
+                kept = Alias(head.version, head.epoch, (), head.alias_signature) if carried else None
+                change = set_alias(
+                    bucket, reference.name, alias, head.version, digest, before, sign=sign, carried=kept
+                )
     return Imported(
         f"{reference.root}/{reference.name}@{alias or head.version[:12]}",
         head.version,
@@ -91,12 +99,13 @@ def import_bundle(
     )
 
 
-def _check_trust(head: Bundle, settings: Settings, alias: str | None) -> None:
+def _check_trust(head: Bundle, digest: str, settings: Settings, alias: str | None) -> None:
     """A trusted key signed the version; and the alias, where its signature is to be kept."""
     trust, what = Trust(settings.trust), f"the bundle of {head.name}@{head.version[:12]}"
-    trust.check(head.signature, statement(head.name, head.version, "", 0), what)
+    trust.check(head.signature, statement(head.name, head.version, "", 0, digest), what)
     if alias is not None:
-        trust.check(head.alias_signature, statement(head.name, head.version, alias, head.epoch), what)
+        wanted = statement(head.name, head.version, alias, head.epoch, digest)
+        trust.check(head.alias_signature, wanted, what)
         if settings.high_water:
             mark = HighWater(settings.high_water, settings.fetch_timeout)
             mark.reach(head.name, alias, head.epoch, settings.epoch)

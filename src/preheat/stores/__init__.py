@@ -19,6 +19,8 @@ class Entry(NamedTuple):
     size: int
     regular: bool
     """False for a link, device, socket or anything else that is not a plain file."""
+    links: int = 1
+    """Names that the file has; with more than one, whoever holds another can change it from there."""
 
 
 class Store(Protocol):

@@ -6,6 +6,7 @@
     artifacts/NAME/versions/VERSION.json  a manifest; written once, never changed
     artifacts/NAME/aliases/ALIAS.json     which version an alias names; changed by compare-and-set only
     artifacts/NAME/signed/VERSION.json    a signature over a version (preheat.trust)
+    pending/…                             what publishers and collectors are about to do; gone when they end
 
 An alias is changed last, when all that it names lies there.
 """
@@ -84,8 +85,13 @@ def read_alias(bucket: Bucket, name: str, alias: str) -> tuple[Alias, Document]:
     """An alias and the document it was read from. Raises MissingError; IntegrityError for another thing."""
     key = alias_key(name, alias)
     found = bucket.read(key, MAX_ALIAS_BYTES)
+    return parse_alias(found.data, bucket.where(key), name, alias), found
+
+
+def parse_alias(data: bytes, where: str, name: str, alias: str) -> Alias:
+    """An alias from its document. Raises IntegrityError for another thing."""
     try:
-        document = json.loads(found.data)
+        document = json.loads(data)
         said = document["schema"], document["name"], document["alias"]
         envelope = document["envelope"]
         value = Alias(
@@ -98,8 +104,8 @@ def read_alias(bucket: Bucket, name: str, alias: str) -> tuple[Alias, Document]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         whole, said = False, (0, name, alias)
     if not whole or said != (SCHEMA, name, alias):
-        raise IntegrityError(f"{bucket.where(key)} is not the alias {alias!r} of {name!r}")
-    return value, found
+        raise IntegrityError(f"{where} is not the alias {alias!r} of {name!r}")
+    return value
 
 
 def read_version(bucket: Bucket, name: str, version: str) -> tuple[Manifest, bytes]:

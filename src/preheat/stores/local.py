@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 
 from ..errors import ArtifactError, IntegrityError
@@ -25,7 +26,10 @@ class LocalStore:
     def read(self, path: str, limit: int) -> bytes:
         full = self.local(path)
         try:
-            with open(full, "rb") as file:
+            # Not blocking: a pipe would be waited for, for ever.
+            with open(os.open(full, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise IntegrityError(f"{full} is not a plain file")
                 data = file.read(limit + 1)
         except FileNotFoundError:
             raise ArtifactError(f"{self.root} is not an artifact: it has no {path}") from None
@@ -46,8 +50,9 @@ class LocalStore:
                         if item.is_dir(follow_symlinks=False):
                             folders.append(path + "/")
                         else:
-                            stat = item.stat(follow_symlinks=False)
-                            yield Entry(path, stat.st_size, item.is_file(follow_symlinks=False))
+                            found = item.stat(follow_symlinks=False)
+                            plain = item.is_file(follow_symlinks=False)
+                            yield Entry(path, found.st_size, plain, found.st_nlink)
             except OSError as error:
                 raise ArtifactError(f"{self.root}/{folder} cannot be listed: {error.strerror}") from None
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..errors import ConflictError, IntegrityError, StoreError
+from .client import connect
 from .wording import MissingError, NotPartialError, said
 
 if TYPE_CHECKING:
@@ -32,6 +33,12 @@ class Document(NamedTuple):
     data: bytes
     tag: str
     """What the store calls this content; a replacement is conditional on it."""
+
+
+class Head(NamedTuple):
+    size: int
+    tag: str
+    """Where it is an MD5 in hexadecimal, it says what the store has; it may be anything."""
 
 
 class Listed(NamedTuple):
@@ -76,8 +83,10 @@ class Bucket:
             ) from missing
         self.root = root
         self.deadline = deadline
-        self.partial = True
-        """Whether ranges work; found out by the first that does not."""
+        self.ranges = True
+        """Whether a part of an object can be had; found out by the first that cannot."""
+        self._partial = True
+        """Whether obstore can: it wants 206 for an answer."""
         self._make = make
         self._clients: dict[bool, ObjectStore] = {}
 
@@ -89,7 +98,7 @@ class Bucket:
         import obstore
 
         def get() -> Document:
-            ranged: Any = {"range": (0, limit + 1)} if probe and self.partial else None
+            ranged: Any = {"range": (0, limit + 1)} if probe and self._partial else None
             found = obstore.get(self._client(), key, options=ranged)
             if found.meta["size"] > limit:
                 raise IntegrityError(f"{self.where(key)} is larger than {limit} bytes")
@@ -101,15 +110,16 @@ class Bucket:
         try:
             return self._try(key, get)
         except NotPartialError:
-            self.partial = False
+            self._partial = False
             return self._try(key, get)
 
-    def size(self, key: str) -> int | None:
-        """Bytes of an object; None where there is none."""
+    def head(self, key: str) -> Head | None:
+        """What the store says of an object; None where there is none."""
         import obstore
 
         try:
-            return int(self._try(key, lambda: obstore.head(self._client(), key)["size"]))
+            found = self._try(key, lambda: obstore.head(self._client(), key))
+            return Head(found["size"], (found["e_tag"] or "").strip('"'))
         except MissingError as error:
             if error.code == "no_bucket":
                 raise
@@ -123,11 +133,37 @@ class Bucket:
         """
         import obstore
 
+        options: Any = None if whole else {"range": (start, end)}
+        if whole or self._partial:
+            try:
+                with said(self.root, key):
+                    for chunk in obstore.get(self._client(whole), key, options=options).stream(CHUNK):
+                        yield memoryview(chunk)
+                return
+            except NotPartialError:  # raised before the first chunk, or never
+                self._partial = False
+        try:
+            yield from self._ranged(key, start, end)
+        except NotPartialError:
+            self.ranges = False
+            raise
+
+    def _ranged(self, key: str, start: int, end: int) -> Iterator[memoryview]:
+        """The same without obstore, where that can be."""
+        from datetime import timedelta
+
+        import obstore
+
+        from .ranges import possible, ranged
+
+        if not self.ranges or not self.root.startswith("s3://"):
+            raise NotPartialError(f"{self.where(key)}: ranges do not work here")
+        client: Any = self._client()
         with said(self.root, key):
-            options: Any = None if whole else {"range": (start, end)}
-            found = obstore.get(self._client(whole), key, options=options)
-            for chunk in found.stream(min_chunk_size=CHUNK):
-                yield memoryview(chunk)
+            url = obstore.sign(client, "GET", key, timedelta(seconds=self.deadline.seconds + 60))
+        if not possible(url):
+            raise NotPartialError(f"{self.where(key)}: the server does not answer ranges with 206")
+        yield from ranged(url, start, end, self._patience, self.where(key))
 
     def create(self, key: str, data: bytes) -> bool:
         """Write an object that must not exist yet; False where it does."""
@@ -221,10 +257,15 @@ class Bucket:
         """obstore's client, made once. A request's timeout covers its body too: ``whole`` is for one that may
         take all the time there is, the other gives up early enough to try again."""
         if whole not in self._clients:
-            seconds = self.deadline.seconds if whole else min(30.0, self.deadline.seconds / 4)
+            seconds = self.deadline.seconds if whole else self._patience
             with said(self.root, ""):
-                self._clients[whole] = _connect(self.root, max(seconds, 0.1), make=self._make)
+                self._clients[whole] = connect(self.root, seconds, make=self._make)
         return self._clients[whole]
+
+    @property
+    def _patience(self) -> float:
+        """Seconds that one request for a part of something may take."""
+        return max(min(30.0, self.deadline.seconds / 4), 0.1)
 
     def _try(self, key: str, call: Callable[[], T]) -> T:
         attempt = 0
@@ -236,27 +277,3 @@ class Bucket:
                 attempt += 1
                 if error.code != "store" or not self.deadline.pause(attempt):
                     raise
-
-
-def _connect(root: str, seconds: float, *, make: bool) -> Any:
-    from obstore.store import from_url
-
-    scheme, _, rest = root.partition("://")
-    if scheme == "file":
-        if not make and not os.path.isdir(rest):
-            raise MissingError(f"{root} does not exist", code="no_bucket")
-        return from_url(root, mkdir=make)
-    from datetime import timedelta
-
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    options: dict[str, Any] = {"timeout": timedelta(seconds=seconds), "connect_timeout": timedelta(seconds=5)}
-    more: dict[str, Any] = {}
-    if scheme == "s3":
-        options["allow_http"] = endpoint.startswith("http://")
-        if endpoint:
-            more["endpoint"] = endpoint
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        more["region"] = region or "us-east-1"
-    # Retries are ours: obstore's know nothing of a body that was cut, nor of our deadline.
-    retries: Any = {"max_retries": 0, "retry_timeout": timedelta(seconds=seconds)}
-    return from_url(root, client_options=options, retry_config=retries, **more)  # type: ignore[call-overload]

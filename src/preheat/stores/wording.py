@@ -7,8 +7,11 @@ from collections.abc import Iterator
 
 from ..errors import ConflictError, StoreError
 
-_DENIED = ("status code: 403", "status code: 401", "Permission denied", "Read-only file system")
-"""What obstore's other errors say where it is about a right: a listing's, a folder's."""
+_DENIED = (
+    *("status code: 403", "status code: 401", "Permission denied", "Read-only file system"),
+    *("<Code>ExpiredToken<", "<Code>InvalidToken<"),
+)
+"""What obstore's other errors say where it is about a right: a listing's, a folder's, a token's."""
 
 
 class NotPartialError(StoreError):
@@ -38,33 +41,33 @@ def said(root: str, key: str) -> Iterator[None]:
             code="no_bucket" if bucket else "not_found",
         ) from error
     except (known.PermissionDeniedError, known.UnauthenticatedError, PermissionError) as error:
-        raise StoreError(f"{where}: permission denied: {_reason(error)}", code="denied") from error
+        raise StoreError(f"{where}: permission denied: {reason(error)}", code="denied") from error
     except (known.AlreadyExistsError, known.PreconditionError) as error:
         raise ConflictError(f"{where} changed meanwhile") from error
     except known.NotSupportedError as error:
-        raise StoreError(f"{where}: {_reason(error)}", code="unsupported") from error
+        raise StoreError(f"{where}: {reason(error)}", code="unsupported") from error
     except (known.BaseError, OSError, ValueError, TimeoutError) as error:
         text = str(error)
         if "NotPartial" in text:
             raise NotPartialError(f"{where}: the server does not answer ranges") from error
         if "MissingAccessKeyId" in text or "169.254." in text or "metadata.google" in text:
             raise StoreError(
-                f"{root}: no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or those "
-                "of your cloud), give the instance a role, or set AWS_SKIP_SIGNATURE=true for a "
-                "public bucket",
+                f"{root}: no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or those of your "
+                "cloud), name a profile of ~/.aws/credentials with AWS_PROFILE, give the instance a role, or "
+                "set AWS_SKIP_SIGNATURE=true for a public bucket",
                 code="no_credentials",
             ) from error
-        if "redirect" in text.lower():
+        if "redirect" in text.lower() or "AuthorizationHeaderMalformed" in text:
             raise StoreError(
                 f"{root}: the bucket is in another region; set AWS_REGION to its own", code="region"
             ) from error
         if any(sign in text for sign in _DENIED):
-            raise StoreError(f"{where}: permission denied: {_reason(error)}", code="denied") from error
-        raise StoreError(f"{where}: {_reason(error)}") from error
+            raise StoreError(f"{where}: permission denied: {reason(error)}", code="denied") from error
+        raise StoreError(f"{where}: {reason(error)}") from error
 
 
-def _reason(error: BaseException) -> str:
-    """obstore's message in one line: what the server said, without the debug output after it."""
+def reason(error: BaseException | str) -> str:
+    """A message in one line: what the server said, without obstore's debug output after it."""
     text = str(error).split("Debug source:")[0]
     for tag in ("Message", "Code"):
         _, found, after = text.partition(f"<{tag}>")

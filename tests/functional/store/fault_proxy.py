@@ -28,6 +28,8 @@ class Fault(StrEnum):
     DENIED = "403"
     ELSEWHERE = "301"
     """What S3 says where the bucket is in another region."""
+    MALFORMED = "400"
+    """What S3 says to a signature for another region."""
     UNSATISFIABLE = "416"
     WRONG_TAG = "wrong etag"
     WRONG_LENGTH = "wrong length"
@@ -36,11 +38,22 @@ class Fault(StrEnum):
     """All of the object, where a part of it was asked for."""
     LOST = "lost answer"
     """The server did it, and its answer never came."""
+    HARMED = "harmed upload"
+    """One byte of the request's body is another when the server gets it."""
     REFUSED = "closed unread"
     """The connection ends before the server sees the request."""
 
 
-HARMS_ANSWERS = [f for f in Fault if f not in (Fault.DENIED, Fault.ELSEWHERE)]
+HARMS_ANSWERS = [f for f in Fault if f not in (Fault.DENIED, Fault.ELSEWHERE, Fault.MALFORMED, Fault.HARMED)]
+
+
+REFUSALS = {
+    "301": "PermanentRedirect",
+    "400": "AuthorizationHeaderMalformed",
+    "403": "AccessDenied",
+    "416": "InvalidRange",
+    "503": "SlowDown",
+}
 
 
 class Asked(NamedTuple):
@@ -48,6 +61,7 @@ class Asked(NamedTuple):
     path: str
     """With its query."""
     range: str
+    authorization: str
 
 
 Plan = Callable[[Asked], Fault | None]
@@ -104,7 +118,12 @@ class FaultProxy:
         return Handler
 
     def _answer(self, client: BaseHTTPRequestHandler) -> None:
-        asked = Asked(client.command, client.path, client.headers.get("Range", ""))
+        asked = Asked(
+            client.command,
+            client.path,
+            client.headers.get("Range", ""),
+            client.headers.get("Authorization", ""),
+        )
         self.asked.append(asked)
         fault = self.plan(asked)
         if fault is not None:
@@ -113,10 +132,12 @@ class FaultProxy:
         if fault is Fault.REFUSED:
             client.close_connection = True
             return
-        if fault in (Fault.UNAVAILABLE, Fault.DENIED, Fault.UNSATISFIABLE, Fault.ELSEWHERE):
+        if fault is not None and fault.value in REFUSALS:
             self._refuse(client, int(fault.value))
             return
         headers = {k: v for k, v in client.headers.items() if k.lower() not in ("connection", "expect")}
+        if fault is Fault.HARMED and body:
+            body = bytes([body[0] ^ 1]) + body[1:]
         if fault is Fault.WHOLE:
             headers = {k: v for k, v in headers.items() if k.lower() != "range"}
         with contextlib.closing(http.client.HTTPConnection(self.host, self.port, timeout=60)) as upstream:
@@ -164,7 +185,7 @@ class FaultProxy:
             client.close_connection = True
 
     def _refuse(self, client: BaseHTTPRequestHandler, status: int) -> None:
-        code = {301: "PermanentRedirect", 503: "SlowDown", 403: "AccessDenied", 416: "InvalidRange"}[status]
+        code = REFUSALS[str(status)]
         text = f"<Error><Code>{code}</Code><Message>{code} by the proxy</Message></Error>".encode()
         client.send_response(status)
         client.send_header("Content-Length", str(len(text)))

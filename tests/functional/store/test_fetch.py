@@ -21,12 +21,14 @@ from preheat.phases import PhaseClock
 from preheat.remote import RemoteArtifact, open_remote
 from preheat.settings import Settings
 from preheat.stores import Reference, open_store
+from preheat.stores.layout import alias_key
+from preheat.stores.object import Bucket, Deadline
 
 from ...conftest import serving
 from . import fault_proxy
 from .conftest import Place
 from .fault_proxy import Fault, FaultProxy
-from .samples import content, environ, make_artifact, succeeds, version_of
+from .samples import content, environ, fails, make_artifact, succeeds, version_of
 
 BIG = 20_000_000
 """Three parts."""
@@ -314,3 +316,84 @@ def test_a_function_is_served_from_a_store(place: Place, filetype_artifact: Path
     fetched = next(p for p in reports[0]["phases"] if "fetch_ms" in p["attributes"])
     imports = [p for p in reports[0]["phases"] if p["phase"] == "import"][-1]
     assert fetched["start_ms"] < imports["start_ms"] + imports["duration_ms"]
+
+
+def test_what_lies_in_a_store_is_tried_and_measured(
+    place: Place, filetype_artifact: Path, cache: Path
+) -> None:
+    succeeds(place.environ, "publish", filetype_artifact, f"{place.root}/filetype", "--alias", "prod")
+    environ = {**place.environ, "PREHEAT_CACHE": str(cache)}
+    for which in ("prod", version_of(filetype_artifact)[:12]):
+        target = f"{place.root}/filetype@{which}"
+        tried = succeeds(environ, "try", target)
+        assert [answer["status"] for answer in tried["answers"]] == [200]
+        assert tried["coldstart"]["cache"] == ("miss" if which == "prod" else "hit")
+    measured = succeeds(environ, "measure", target, "--rounds", "2", "--floor")
+    (row,) = measured["rows"]
+    assert (measured["target"], row["correct"], row["samples"]) == (target, True, 2)
+    assert row["floor_wrong"] == []
+    assert row["floor_ms"]["median"] < row["total_ms"]["median"]
+    forced = succeeds(environ, "measure", target, "--rounds", "1", "--variant", "portable")
+    assert forced["rows"][0]["variant"] == "portable"
+
+
+def test_what_does_not_lie_in_a_store_is_not_measured(place: Place, tmp_path: Path, cache: Path) -> None:
+    succeeds(place.environ, "publish", make_artifact(tmp_path / "one"), f"{place.root}/m", "--alias", "prod")
+    environ = {**place.environ, "PREHEAT_CACHE": str(cache)}
+    for command in ("try", "measure"):
+        assert "there is no alias 'live'; there are prod" in fails(environ, command, f"{place.root}/m@live")
+        assert "say which version after '@'" in fails(environ, command, "s3://bucket/m", status=2)
+
+
+def unreachable(place: Place) -> Place:
+    return Place(place.root, {**place.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"})
+
+
+def test_a_store_that_is_down(moto: Place, artifact: Path, tmp_path: Path, cache: Path, using: Any) -> None:
+    """It is an error, unless PREHEAT_STALE lets a start go on with what this host read last."""
+    succeeds(moto.environ, "publish", artifact, f"{moto.root}/m", "--alias", "prod")
+    using(moto)
+    first, _ = opened(moto, "prod", cache)
+    first.require(PACKED)
+    first.close()
+    quick: dict[str, Any] = {"fetch_timeout": 2.0}
+    using(unreachable(moto))
+    for stale in (0.0, 60.0):  # it was not noted then
+        with pytest.raises(StoreError, match=r"aliases/prod\.json: .*error sending request"):
+            opened(moto, "prod", cache, stale=stale, **quick)
+    using(moto)
+    opened(moto, "prod", cache, stale=60.0)[0].close()
+    using(unreachable(moto))
+    again, clock = opened(moto, "prod", cache, stale=60.0, **quick)
+    again.require(PACKED)
+    assert again.version == version_of(artifact)
+    assert 0 < told(clock)["stale_s"] < 60
+    again.close()
+    with pytest.raises(StoreError, match="error sending request"):
+        opened(moto, "next", cache, stale=60.0, **quick)
+    time.sleep(0.2)
+    with pytest.raises(StoreError, match="error sending request"):
+        opened(moto, "prod", cache, stale=0.1, **quick)
+    using(moto)
+    other = make_artifact(tmp_path / "other", weights=b"other")
+    succeeds(moto.environ, "publish", other, f"{moto.root}/m", "--alias", "prod")
+    now, clock = opened(moto, "prod", cache, stale=60.0)  # a store that answers is believed
+    assert now.version == version_of(other)
+    assert "stale_s" not in told(clock)
+    now.close()
+
+
+def test_a_refusal_is_not_a_store_that_is_down(
+    proxied: tuple[Place, FaultProxy], artifact: Path, cache: Path, using: Any
+) -> None:
+    place, proxy = proxied
+    succeeds(place.environ, "publish", artifact, f"{place.root}/m", "--alias", "prod")
+    using(place)
+    opened(place, "prod", cache, stale=60.0)[0].close()
+    proxy.plan = lambda _asked: Fault.DENIED
+    with pytest.raises(StoreError, match="permission denied"):
+        opened(place, "prod", cache, stale=60.0)
+    proxy.plan = lambda _asked: None
+    Bucket(place.root, Deadline(5)).delete(alias_key("m", "prod"))
+    with pytest.raises(StoreError, match="there is no alias 'prod'"):
+        opened(place, "prod", cache, stale=60.0)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from preheat import manifest as manifests
+
+from . import fault_proxy
 from .conftest import Place
+from .fault_proxy import Fault, FaultProxy
 from .samples import command, content, environ, fails, make_artifact, succeeds, version_of
 
 
@@ -20,6 +29,11 @@ def one(tmp_path: Path) -> Path:
 @pytest.fixture
 def two(tmp_path: Path) -> Path:
     return make_artifact(tmp_path / "two", weights=content(2, 100_000))
+
+
+def files(folder: Path) -> list[Path]:
+    """The plain files under a folder, an artifact's manifest left out."""
+    return [path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json"]
 
 
 def same(one: Path, other: Path) -> bool:
@@ -167,6 +181,110 @@ def test_an_artifact_that_was_changed_is_not_published(folder: Place, two: Path)
     assert "was changed after the build" in fails(folder.environ, "publish", two, f"{folder.root}/m")
     (two / "more").write_bytes(b"")
     assert "is not in the manifest" in fails(folder.environ, "publish", two, f"{folder.root}/m")
+
+
+def _linked(folder: Path) -> None:
+    (folder / "k" / "weights").rename(folder.parent / "weights")
+    (folder / "k" / "weights").symlink_to(folder.parent / "weights")
+
+
+def _folder_linked(folder: Path) -> None:
+    (folder / "k").rename(folder.parent / "k")
+    (folder / "k").symlink_to(folder.parent / "k")
+
+
+def _manifest_linked(folder: Path) -> None:
+    (folder / "manifest.json").rename(folder.parent / "manifest.json")
+    (folder / "manifest.json").symlink_to(folder.parent / "manifest.json")
+
+
+def _piped(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def _bound(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+
+def _huge(folder: Path) -> None:
+    """A file of 64 GiB and a byte that takes no room, listed."""
+    size = manifests.MAX_FILE_BYTES + 1
+    os.truncate(folder / "k" / "weights", size)
+    manifest = manifests.load((folder / "manifest.json").read_bytes())
+    files = tuple(f._replace(size=size) if f.path == "k/weights" else f for f in manifest.files)
+    (folder / "manifest.json").write_text(manifests.dump(manifest._replace(files=files)))
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (_linked, "k/weights is a link or a special file"),
+        (_folder_linked, "/k is a link or a special file"),
+        (_manifest_linked, "manifest.json is a link or a special file"),
+        (lambda f: (f / "more").symlink_to("/etc/passwd"), "/more is a link or a special file"),
+        (lambda f: os.link(f / "k" / "weights", f.parent / "second"), "k/weights has 2 names (hard links)"),
+        (lambda f: os.link(f / "manifest.json", f.parent / "second"), "manifest.json has 2 names"),
+        (lambda f: _piped(f / "k" / "weights"), "k/weights is a link or a special file"),
+        (lambda f: _piped(f / "manifest.json"), "manifest.json is not a plain file"),
+        (lambda f: _bound(f / "s"), "/s is a link or a special file"),
+        (_huge, "k/weights has 68719476737 bytes; the most that a deployment takes is 68719476736"),
+    ],
+)
+def test_what_is_no_plain_file_is_not_published(
+    folder: Place, two: Path, harm: Callable[[Path], Any], said: str
+) -> None:
+    harm(two)
+    assert said in fails(folder.environ, "publish", two, f"{folder.root}/m")
+    assert not Path(folder.root.removeprefix("file://")).exists()
+
+
+@pytest.fixture(params=["moto", "rclone"])
+def proxied(request: pytest.FixtureRequest) -> Iterator[tuple[Place, FaultProxy]]:
+    place: Place = request.getfixturevalue(request.param)
+    with fault_proxy.before(place.environ["AWS_ENDPOINT_URL"]) as proxy:
+        yield Place(place.root, {**place.environ, "AWS_ENDPOINT_URL": proxy.url}), proxy
+
+
+def test_what_is_harmed_on_the_way_up_is_sent_again(
+    proxied: tuple[Place, FaultProxy], one: Path, tmp_path: Path
+) -> None:
+    """These servers do not hold a body against its signature, as S3 does."""
+    place, proxy = proxied
+    once = iter([Fault.HARMED, Fault.HARMED])
+    proxy.plan = lambda asked: next(once, None) if asked.method == "PUT" and "/blobs/" in asked.path else None
+    done = succeeds(place.environ, "publish", one, f"{place.root}/m", "--alias", "prod")
+    assert len(proxy.harmed) == 2
+    assert (done["uploaded"], done["uploaded_bytes"]) == (6, sum(p.stat().st_size for p in files(one)))
+    succeeds(place.environ, "pull", f"{place.root}/m@prod", tmp_path / "out")
+    assert same(one, tmp_path / "out")
+
+
+def test_what_always_arrives_harmed_is_not_left_there(proxied: tuple[Place, FaultProxy], two: Path) -> None:
+    place, proxy = proxied
+    digest = hashlib.sha256((two / "k" / "weights").read_bytes()).hexdigest()
+    proxy.plan = lambda asked: Fault.HARMED if asked.method == "PUT" and digest in asked.path else None
+    line = fails(place.environ, "publish", two, f"{place.root}/m", "--alias", "prod")
+    assert "k/weights arrived changed or cut, twice" in line
+    proxy.plan = lambda _asked: None
+    assert "no artifact was published here" in fails(place.environ, "ls", place.root)
+    done = succeeds(place.environ, "publish", two, f"{place.root}/m", "--alias", "prod")
+    assert done["uploaded_bytes"] >= 100_000
+
+
+def test_a_file_that_went_bad_in_the_store_is_mended(folder: Place, two: Path, tmp_path: Path) -> None:
+    succeeds({}, "publish", two, f"{folder.root}/m", "--alias", "prod")
+    blobs = Path(folder.root.removeprefix("file://")) / "blobs"
+    weights = max(files(blobs), key=lambda p: p.stat().st_size)
+    weights.write_bytes(content(3, weights.stat().st_size))
+    assert succeeds({}, "publish", two, f"{folder.root}/m")["uploaded"] == 0
+    line = fails({}, "pull", f"{folder.root}/m@prod", tmp_path / "out")
+    assert "`preheat publish --verify` mends the store" in line
+    done = succeeds({}, "publish", two, f"{folder.root}/m", "--verify")
+    assert (done["uploaded"], done["uploaded_bytes"]) == (1, 100_000)
+    succeeds({}, "pull", f"{folder.root}/m@prod", tmp_path / "out")
+    assert same(two, tmp_path / "out")
 
 
 def test_a_pull_never_leaves_half(folder: Place, one: Path, two: Path, tmp_path: Path) -> None:

@@ -11,6 +11,12 @@ from typing import Any
 
 import pytest
 
+from preheat.errors import TrustError
+from preheat.phases import PhaseClock
+from preheat.remote import open_remote
+from preheat.settings import Settings
+from preheat.stores.reference import parse
+
 from ...conftest import Server, serving
 from .conftest import Place
 from .samples import Done, command, fails, make_artifact, succeeds, version_of
@@ -188,6 +194,101 @@ def test_a_store_that_shows_yesterday_is_refused(
     alias.write_text(yesterday)
     for deployment in deployments:
         assert "of epoch 1, and 2 was seen before" in deployment.refuses("prod")
+
+
+def test_what_was_read_last_is_held_against_the_signature_too(
+    moto: Place, key: Key, one: Path, two: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that is down does not let an old state pass."""
+    sign = ("--alias", "prod", "--sign", key.private)
+    for name, value in moto.environ.items():
+        monkeypatch.setenv(name, value)
+    succeeds(moto.environ, "publish", one, f"{moto.root}/m", *sign)
+    marks = str(tmp_path / "marks")
+    settings = Settings(
+        trust=str(key.public), stale=60.0, high_water=marks, fetch_timeout=2.0, cache=str(cache)
+    )
+
+    def starts() -> str:
+        reference = parse(f"{moto.root}/m@prod")
+        remote = open_remote(reference, settings, cache_dir=str(cache), clock=PhaseClock())
+        remote.require(["t.json"])
+        remote.close()
+        return remote.version
+
+    assert starts() == version_of(one)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    assert starts() == version_of(one)
+    (note,) = (cache / "store").glob("*.alias")
+    honest = note.read_text()
+    note.write_text(honest.replace(version_of(one), version_of(two)))
+    with pytest.raises(TrustError, match="is valid, and over"):
+        starts()
+    note.write_text(honest)
+    Path(marks, "m@prod").write_text("2\n")  # another host, which shares the marks, has seen the next epoch
+    with pytest.raises(TrustError, match="of epoch 1, and 2 was seen before"):
+        starts()
+
+
+def measured_anew(path: Path) -> None:
+    """Change what no version covers, and what decides which variant runs."""
+    document = json.loads(path.read_text())
+    document["measurements"] = {"variants": {"portable": {"steady_ms": {"median": 0.001}}}}
+    path.write_text(json.dumps(document))
+
+
+def test_measurements_are_signed_too(folder: Place, key: Key, one: Path, tmp_path: Path) -> None:
+    """A store cannot steer which variant runs."""
+    sign = ("--alias", "prod", "--sign", key.private)
+    succeeds({}, "publish", one, f"{folder.root}/m", *sign)
+    measured_anew(stored(folder, f"versions/{version_of(one)}.json"))
+    deployment = Deployment(folder, tmp_path, key.public)
+    for which in ("prod", version_of(one)):
+        assert "measurements were changed after it was signed" in deployment.refuses(which)
+    for words in (
+        ("promote", f"{folder.root}/m@prod", "--alias", "live"),
+        ("export", f"{folder.root}/m@prod", tmp_path / "bundle.tar"),
+    ):
+        if words[0] == "promote":
+            line = fails({}, *words, "--sign", key.private)
+            assert "is valid, and over" in line
+        else:
+            assert "measurements were changed" in fails(deployment.environ, *words)
+    assert "there is no alias 'live'" in fails({}, "pull", f"{folder.root}/m@live", tmp_path / "out")
+
+
+def test_another_build_of_a_version_is_signed_as_it_lies_there(
+    folder: Place, key: Key, one: Path, tmp_path: Path
+) -> None:
+    succeeds({}, "publish", one, f"{folder.root}/m", "--alias", "prod")
+    measured_anew(one / "manifest.json")
+    assert not succeeds({}, "publish", one, f"{folder.root}/m", "--alias", "prod")["new"]
+    sign = ("--alias", "prod", "--sign", key.private)
+    line = fails({}, "publish", one, f"{folder.root}/m", *sign)
+    assert "is this version with other measurements" in line
+    assert f"`preheat promote {folder.root}/m@{version_of(one)[:12]} --sign` signs those" in line
+    succeeds({}, "promote", f"{folder.root}/m@{version_of(one)[:12]}", *sign)
+    deployment = Deployment(folder, tmp_path, key.public)
+    for which in ("prod", version_of(one)):
+        deployment.runs(which)
+
+
+def test_a_cached_manifest_is_held_against_the_signature(
+    folder: Place, key: Key, filetype_artifact: Path, cache: Path
+) -> None:
+    """A cache that was filled before signatures were asked for."""
+    where = f"{folder.root}/filetype"
+    succeeds({}, "publish", filetype_artifact, where, "--alias", "prod", "--sign", key.private)
+    there = Path(folder.root.removeprefix("file://")) / "artifacts" / "filetype" / "versions"
+    honest = (there / f"{version_of(filetype_artifact)}.json").read_text()
+    measured_anew(there / f"{version_of(filetype_artifact)}.json")
+    environ = {"PREHEAT_CACHE": str(cache), "PREHEAT_OBJECTIVE": "warm"}
+    succeeds(environ, "try", f"{where}@prod")
+    trusting = {**environ, "PREHEAT_TRUST": str(key.public)}
+    assert "measurements were changed" in fails(trusting, "try", f"{where}@prod")
+    (there / f"{version_of(filetype_artifact)}.json").write_text(honest)
+    for _ in range(2):  # fetched anew, then from the cache
+        assert succeeds(trusting, "try", f"{where}@prod")["answers"][0]["status"] == 200
 
 
 def test_an_alias_that_lost_its_signature_is_told_of(folder: Place, key: Key, one: Path, two: Path) -> None:

@@ -23,7 +23,11 @@ def artifact(tmp_path: Path) -> Path:
 
 
 def without_keys(place: Place) -> dict[str, str]:
-    return {k: v for k, v in place.environ.items() if "KEY" not in k} | {"AWS_EC2_METADATA_DISABLED": "true"}
+    return {k: v for k, v in place.environ.items() if "KEY" not in k} | {
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/nowhere",
+        "AWS_SHARED_CREDENTIALS_FILE": "/nowhere",
+    }
 
 
 def everything(place: Place, artifact: Path, tmp_path: Path) -> list[list[str]]:
@@ -61,6 +65,61 @@ def test_a_refusal(moto: Place, artifact: Path, tmp_path: Path, fault: Fault, sa
         for words in everything(moto, artifact, tmp_path):
             assert said in fails({**moto.environ, "AWS_ENDPOINT_URL": proxy.url}, *words)
         assert len(proxy.asked) == 6  # nothing is tried again that another try cannot change
+
+
+def test_a_signature_for_another_region(moto: Place, artifact: Path, tmp_path: Path) -> None:
+    with fault_proxy.before(moto.environ["AWS_ENDPOINT_URL"]) as proxy:
+        proxy.plan = lambda _asked: Fault.MALFORMED
+        for words in everything(moto, artifact, tmp_path):
+            said = fails({**moto.environ, "AWS_ENDPOINT_URL": proxy.url}, *words)
+            assert "in another region; set AWS_REGION" in said
+
+
+class Profiles:
+    """A home with AWS's shared files, and an environment that names nothing else of AWS."""
+
+    def __init__(self, place: Place, home: Path) -> None:
+        self.folder = home / ".aws"
+        self.folder.mkdir(parents=True)
+        self.environ = {"HOME": str(home), "AWS_EC2_METADATA_DISABLED": "true"}
+        self.url = place.environ["AWS_ENDPOINT_URL"]
+
+    def write(self, credentials: str, config: str) -> None:
+        (self.folder / "credentials").write_text(credentials)
+        (self.folder / "config").write_text(config.replace("URL", self.url))
+
+
+@pytest.mark.parametrize("name", ["default", "work"])
+def test_a_profile_of_aws_shared_files(moto: Place, artifact: Path, tmp_path: Path, name: str) -> None:
+    home = Profiles(moto, tmp_path / "home")
+    section = name if name == "default" else f"profile {name}"
+    with fault_proxy.before(home.url) as proxy:
+        home.url = proxy.url
+        home.write(
+            f"[other]\naws_access_key_id = x\n[{name}]\naws_access_key_id = {name}-key\n"
+            "aws_secret_access_key = a%s\n",
+            f"[{section}]\nregion = eu-north-1\nendpoint_url = URL\n",
+        )
+        environ = home.environ | ({} if name == "default" else {"AWS_PROFILE": name})
+        succeeds(environ, "publish", artifact, f"{moto.root}/m", "--alias", "prod")
+        signed = f"Credential={name}-key/"
+        assert all(signed in asked.authorization for asked in proxy.asked)
+        assert all("/eu-north-1/s3/" in asked.authorization for asked in proxy.asked)
+    assert succeeds(home.environ | moto.environ, "ls", moto.root)["artifacts"]  # the environment's keys win
+
+
+def test_a_profile_that_cannot_be_used(moto: Place, tmp_path: Path) -> None:
+    home = Profiles(moto, tmp_path / "home")
+    named = home.environ | {"AWS_PROFILE": "work"}
+    assert "AWS_PROFILE names 'work', which is in none of" in fails(named, "ls", moto.root)
+    home.write("[default]\naws_access_key_id = x\n", "[profile work]\nsso_session = s\nregion = eu-north-1\n")
+    line = fails(named, "ls", moto.root)
+    assert "has its keys from sso_session" in line
+    assert "aws configure export-credentials --profile work" in line
+    home.write("[work\n", "")
+    assert "/.aws/credentials cannot be read" in fails(named, "ls", moto.root)
+    home.write("", "[profile work]\nendpoint_url = URL\n")
+    assert "no credentials: set AWS_ACCESS_KEY_ID" in fails(named, "ls", moto.root)
 
 
 def test_a_server_that_is_not_there(moto: Place, artifact: Path, tmp_path: Path) -> None:

@@ -1,0 +1,175 @@
+"""Locked requirements: made by uv from pyproject.toml, one file a layer, for every Python and architecture.
+
+They are universal: what differs by Python or platform carries a marker, and the hashes of all of a version's
+wheels stand beside it. ``make layers-lock`` writes them, ``verify`` holds them against pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import NamedTuple
+
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from .contents import LAYERS, LEFT_OUT, REQUIREMENTS, RUNTIME, Layer, LayerError
+from .targets import Target
+from .uv import uv
+
+ROOT = Path(__file__).parent.parent
+PYPROJECT = ROOT / "pyproject.toml"
+OLDEST = "3.11"
+"""The oldest Python that is locked for: the package's own bound. The canary may have to run on it."""
+
+_PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;]+)(?:\s*;\s*(.+?))?\s*\\?$")
+
+
+class Pin(NamedTuple):
+    name: str
+    version: str
+    marker: Marker | None
+    hashes: int
+
+    def applies(self, target: Target) -> bool:
+        return self.marker is None or self.marker.evaluate(environment(target))
+
+
+def environment(target: Target) -> dict[str, str]:
+    """What markers see on Lambda."""
+    return {
+        "implementation_name": "cpython",
+        "platform_python_implementation": "CPython",
+        "os_name": "posix",
+        "platform_machine": target.machine,
+        "platform_system": "Linux",
+        "sys_platform": "linux",
+        "python_version": target.python,
+        "python_full_version": f"{target.python}.0",
+        "implementation_version": f"{target.python}.0",
+        "extra": "",
+    }
+
+
+def read(lock: Path) -> list[Pin]:
+    """The pins of a lock. Raises LayerError where it is missing or a line is not a pin with hashes."""
+    try:
+        lines = lock.read_text().splitlines()
+    except OSError as error:
+        raise LayerError(f"{lock} cannot be read ({error.strerror}); make layers-lock writes it") from None
+    pins: list[Pin] = []
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        if text.startswith("--hash=sha256:") and pins:
+            pins[-1] = pins[-1]._replace(hashes=pins[-1].hashes + 1)
+            continue
+        found = _PIN.match(text)
+        if found is None:
+            raise LayerError(f"{lock.name}:{number}: not a pinned requirement with hashes: {text[:80]}")
+        name, version, marker = found.groups()
+        pins.append(Pin(canonicalize_name(name), version, Marker(marker) if marker else None, 0))
+    without = [pin.name for pin in pins if not pin.hashes]
+    if without:
+        raise LayerError(f"{lock.name}: no hash for {', '.join(without)}; make layers-lock writes them")
+    return pins
+
+
+def left_out() -> set[str]:
+    lines = (line.partition("#")[0].strip() for line in LEFT_OUT.read_text().splitlines())
+    return {canonicalize_name(line) for line in lines if line}
+
+
+def wanted(layer: Layer, pyproject: Path = PYPROJECT) -> list[Requirement]:
+    """What pyproject.toml asks a layer for, less what no layer carries."""
+    project = tomllib.loads(pyproject.read_text())["project"]
+    texts = list(project["dependencies"])
+    for extra in layer.extras:
+        texts += project["optional-dependencies"][extra]
+    requirements = [Requirement(text) for text in texts]
+    return [r for r in requirements if canonicalize_name(r.name) not in left_out()]
+
+
+def verify(layer: Layer, target: Target, pyproject: Path = PYPROJECT) -> list[Pin]:
+    """The pins that apply to a target. Raises LayerError where pyproject.toml asks for something else."""
+    pins = [pin for pin in read(layer.lock) if pin.applies(target)]
+    held = {pin.name: pin.version for pin in pins}
+    beside = {} if layer is RUNTIME else {p.name: p.version for p in read(RUNTIME.lock) if p.applies(target)}
+    for requirement in wanted(layer, pyproject):
+        if requirement.marker and not requirement.marker.evaluate(environment(target)):
+            continue
+        version = held.get(canonicalize_name(requirement.name)) or beside.get(
+            canonicalize_name(requirement.name)
+        )
+        if version is None or not requirement.specifier.contains(version, prereleases=True):
+            locked = f"{version} is locked" if version else "nothing is locked"
+            raise LayerError(
+                f"{layer.lock.name} does not match pyproject.toml: it asks for {requirement}, and {locked} "
+                f"for {target}; run make layers-lock"
+            )
+    return pins
+
+
+def write(layer: Layer, lock: Path, *, upgrade: bool) -> None:
+    """Resolve anew; what ``lock`` pins already stays where it still fits, unless ``upgrade``."""
+    extras = [argument for extra in layer.extras for argument in ("--extra", extra)]
+    with tempfile.TemporaryDirectory() as folder:
+        beside = Path(folder) / "beside.txt"  # what the other layer brings
+        names = set() if layer is RUNTIME else {pin.name for pin in read(RUNTIME.lock)}
+        beside.write_text("\n".join(sorted(names)))
+        _compile(
+            [
+                str(PYPROJECT.relative_to(ROOT)),
+                *extras,
+                "--excludes",
+                str(LEFT_OUT),
+                "--excludes",
+                str(beside),
+            ],
+            lock,
+            upgrade=upgrade,
+        )
+
+
+def _compile(arguments: list[str], lock: Path, *, upgrade: bool) -> None:
+    universal = ["--universal", "--python-version", OLDEST, "--generate-hashes", "--only-binary", ":all:"]
+    told = ["--custom-compile-command", "make layers-lock", "--quiet"]
+    uv(
+        [
+            "pip",
+            "compile",
+            *arguments,
+            *universal,
+            *told,
+            *(["--upgrade"] if upgrade else []),
+            "-o",
+            str(lock),
+        ],
+        f"{lock.name} could not be resolved",
+        cwd=ROOT,
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """``python -m layers.locks [--upgrade]``: write every lock."""
+    upgrade = "--upgrade" in arguments
+    try:
+        for layer in LAYERS:
+            write(layer, layer.lock, upgrade=upgrade)
+        _compile(
+            [str((REQUIREMENTS / "build.in").relative_to(ROOT))], REQUIREMENTS / "build.txt", upgrade=upgrade
+        )
+    except LayerError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write("".join(f"{path}\n" for path in sorted(REQUIREMENTS.glob("*.txt")) if path != LEFT_OUT))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
