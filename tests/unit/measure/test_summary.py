@@ -38,3 +38,8 @@ def test_the_interval_covers_the_median_in_95_of_100_and_no_wider_one_is_given(n
     assert high == n + 1 - k
     assert coverage(k) >= 0.95
     assert coverage(k + 1) < 0.95
+
+
+def test_many_values_take_no_time() -> None:
+    low, high = median_interval([float(value) for value in range(30_000)])
+    assert (low, high) == pytest.approx((14_830, 15_169), abs=2)  # 15,000 and 1.96 times half of the root
