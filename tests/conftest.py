@@ -20,7 +20,7 @@ from hypothesis import settings
 
 ROOT = Path(__file__).parent.parent
 
-# Whoever starts the tests in the background (`make test &`) has SIGINT ignored, and so would each process here.
+# Started in the background (`make test &`), pytest has SIGINT ignored, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # A shared machine stalls now and then; how long one example took says nothing here.
 settings.register_profile("no deadline", deadline=None)

@@ -1,8 +1,9 @@
 """Make an ORT format file the same in every build.
 
 The file is a flatbuffer. onnxruntime writes the model itself in a fixed order, but the kernel type string
-resolver in front of it in the order of a hash table, which changes from process to process. So the resolver
-is written anew, in the order of its keys, behind the model, and its old place is filled with zeros.
+resolver in front of it in the order of a hash table, which changes from process to process, and its size with
+it. So the resolver is written anew, in the order of its keys, behind the model, and the model moved up to
+where it was.
 
 Sources: onnxruntime's ort.fbs (InferenceSession, KernelTypeStrResolver and the three tables below it) and
 the flatbuffers internals document.
@@ -16,8 +17,12 @@ import struct
 from ..errors import BuildError
 
 IDENTIFIER = b"ORTM"
-_MODEL, _RESOLVER = 1, 3
+_SLOTS, _MODEL, _RESOLVER = 4, 1, 3
 """Slots of InferenceSession: ort_version, model, session_state, kernel_type_str_resolver."""
+_ROOT = 20
+"""Where the root table lies in what is written here: behind its own offset, the identifier and its vtable."""
+_ALIGNED = 8
+"""What the objects of the model are aligned to; the model moves by multiples of this."""
 
 Argument = tuple[int, int]
 """ArgTypeAndIndex: arg_type (int8), index (uint32)."""
@@ -34,21 +39,43 @@ def settle(path: str) -> None:
         if data[4:8] != IDENTIFIER:
             raise BuildError("the file that onnxruntime wrote is not in ORT format")
         root = view.target(0)
-        field = view.field(root, _RESOLVER)
+        field = view.field(root, _RESOLVER, _SLOTS)
         if not field:
             return
         resolver = _read(view, view.target(field))
         model = view.target(view.field(root, _MODEL))
         # A flatbuffer is written from its end to its beginning: what lies before the model came after it.
         begin, end = root + view.table_size(root), min(model, view.vtable(model))
-        if not begin <= view.target(field) < end:
+        table = bytearray(data[root:begin])
+        targets = {}
+        for slot in range(_SLOTS):
+            found = view.field(root, slot)
+            if found and slot != _RESOLVER:
+                targets[found - root] = view.target(found)
+        if not begin <= view.target(field) < end or any(target < end for target in targets.values()):
             raise BuildError("the resolver in the ORT format file is not where it is expected")
-        data[begin:end] = bytes(end - begin)
-        place = -(-len(data) // 8) * 8
-        data[field : field + 4] = struct.pack("<I", place + _Block.ROOT - field)
+        offsets = view.vtable_bytes(root)
+        start = _ROOT + len(table)
+        start += (end - start) % _ALIGNED
+        if len(offsets) > _ROOT - 8 or start > end:
+            raise BuildError("the ORT format file begins in a way that is not known here")
+        size = len(data) - (end - start)
+        place = -(-size // 8) * 8
+        targets = {at: target - (end - start) for at, target in targets.items()}
+        targets[field - root] = place + _Block.ROOT
+        struct.pack_into("<i", table, 0, len(offsets))
+        for at, target in targets.items():
+            struct.pack_into("<I", table, at, target - (_ROOT + at))
+        data.move(start, end, len(data) - end)
+        head = (
+            struct.pack("<I", _ROOT) + IDENTIFIER + bytes(_ROOT - 8 - len(offsets)) + offsets + bytes(table)
+        )
+        data[:start] = head + bytes(start - len(head))
         data.flush()
+    with open(path, "r+b") as file:
+        file.truncate(size)
         file.seek(0, 2)
-        file.write(bytes(place - len(data)) + _write(resolver))
+        file.write(bytes(place - size) + _write(resolver))
 
 
 def _read(view: _View, table: int) -> Resolver:
@@ -105,6 +132,10 @@ class _View:
 
     def table_size(self, table: int) -> int:
         return self._uint16(self.vtable(table) + 2)
+
+    def vtable_bytes(self, table: int) -> bytes:
+        vtable = self.vtable(table)
+        return self.data[vtable : vtable + self._uint16(vtable)]
 
     def field(self, table: int, slot: int, slots: int = 0) -> int:
         """The position of a table's field. ``slots``: how many the table may have, if that is to be held."""
