@@ -14,11 +14,12 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from .errors import PreheatError, UsageError
-from .phases import Phase, PhaseClock
+from .phases import FIRST_LINE_NS, Phase, PhaseClock
 from .service import Service, from_settings
 from .settings import Settings
 
@@ -55,6 +56,7 @@ class Function:
         self._loading = Lock()
         self._api: FastAPI | None = None
         self._bridge: Bridge | None = None
+        self._handler: LambdaHandler | None = None
 
     @property
     def location(self) -> str:
@@ -81,7 +83,7 @@ class Function:
             try:
                 loaded = bootstrap(
                     open_store(self.location),
-                    self.settings,
+                    replace(self.settings, threads=self.settings.thread_count(self._environ)),
                     cache_dir=self.settings.cache_dir(self._environ),
                     instance=self.service.instance,
                     clock=clock,
@@ -96,12 +98,30 @@ class Function:
 
     @property
     def handler(self) -> LambdaHandler:
-        """The AWS Lambda handler. On Lambda the model is started here, in the init phase."""
-        from .adapters.aws_lambda import LambdaHandler
+        """The AWS Lambda handler. On Lambda the model is started here, in the init phase; what that raises is
+        the init error that Lambda logs."""
+        if self._handler is None:
+            from .adapters.aws_lambda import LambdaHandler
 
-        if self._environ.get("AWS_LAMBDA_RUNTIME_API"):
-            self.start()
-        return LambdaHandler(self)
+            self._handler = LambdaHandler(self)
+            if self._environ.get("AWS_LAMBDA_RUNTIME_API"):
+                self._init()
+        return self._handler
+
+    def _init(self) -> None:
+        """Start as server.main does it: one BLAS thread, and no collector while importing."""
+        import gc
+
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        gc.disable()
+        clock = PhaseClock()
+        with clock.phase(Phase.IMPORT, FIRST_LINE_NS) as attributes:
+            attributes["of"] = "function, handler"
+        try:
+            self.start(clock)
+        finally:
+            gc.freeze()
+            gc.enable()
 
     @property
     def app(self) -> LeanDoor:

@@ -179,8 +179,10 @@ class Service:
         what telemetry is left."""
         if self._jobs is not None:
             self._jobs.stop(grace_s)
-        if self._idempotency is not None:
-            self._idempotency.close()
+        with self._lock:
+            idempotency, self._idempotency = self._idempotency, None  # the next key opens another
+        if idempotency is not None:
+            idempotency.close()
         self.telemetry.close()
 
     def settled(self, timeout_s: float) -> bool:

@@ -176,6 +176,15 @@ class Settings:
             modes[route] = mode
         return modes
 
+    def thread_count(self, environ: Mapping[str, str]) -> int:
+        """Threads of the session; 0 for one a CPU. On Lambda the memory size decides what is paid for: one
+        vCPU at 1,769 MB, and in proportion, whatever the number of CPUs that are seen (AWS Lambda developer
+        guide, "Configure Lambda function memory")."""
+        memory = environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "")
+        if self.threads or not memory.isdigit():
+            return self.threads
+        return max(int(memory) // 1769, 1)
+
     def cache_dir(self, environ: Mapping[str, str]) -> str:
         """The cache folder: PREHEAT_CACHE, ``/tmp`` on Lambda, else the user's cache folder."""
         if self.cache:

@@ -70,7 +70,9 @@ def test_an_event_that_is_broken_is_answered(
 
 def test_lambda_answers_what_is_not_hot_through_fastapi(filetype_artifact: Path, cache: Path) -> None:
     event = {"rawPath": "/openapi.json", "requestContext": {"http": {"method": "GET"}}, "headers": {}}
-    answer = function(filetype_artifact, cache).handler(event)
+    handler = function(filetype_artifact, cache).handler
+    answer = handler(event)
+    handler.close()
     assert answer["statusCode"] == 200
     assert "/predict" in json.loads(answer["body"])["paths"]
 
@@ -103,6 +105,7 @@ def test_routes_of_ones_own_beside_the_hot_ones(filetype_artifact: Path, cache: 
 
     event = {"rawPath": "/hello/you", "requestContext": {"http": {"method": "GET"}}, "headers": {}}
     assert json.loads(made.handler(event)["body"]) == {"hello": "you"}
+    made.handler.close()
 
 
 def _asked(app: Any, method: str, path: str, body: Any = None) -> httpx.Response:

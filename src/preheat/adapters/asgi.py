@@ -99,7 +99,16 @@ async def read_request(scope: Scope, receive: Receive, limit: int) -> HttpReques
     for name, value in scope["headers"]:
         add_header(headers, name, value)
     body = await read_body(receive, headers.get("content-length"), limit)
-    return HttpRequest(scope["method"], scope["path"], headers, body, time.perf_counter_ns())
+    return HttpRequest(
+        scope["method"],
+        scope["path"],
+        headers,
+        body,
+        time.perf_counter_ns(),
+        # Written by the door that carries the application on Lambda; no server makes them from a request.
+        principal=scope.get("preheat.principal", ""),
+        deadline_ns=scope.get("preheat.deadline_ns", 0),
+    )
 
 
 async def read_body(receive: Receive, announced: str | None, limit: int) -> bytes:
