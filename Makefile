@@ -41,7 +41,7 @@ format: .venv/.test ## lay the code out anew
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.test .venv-export/.ready filetype embed ## the figures that README quotes; takes minutes
+bench: .venv/.test .venv-export/.ready .venv-sam/.ready filetype embed ## the figures that README quotes; takes minutes
 	$(BIN)/python -m benchmarks
 
 layers: .venv/.test filetype ## Lambda layers for each Python and architecture, checked, in out/layers

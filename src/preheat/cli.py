@@ -189,6 +189,12 @@ def measure(
         list[str] | None, typer.Option(help="Force this variant; repeatable, a row for each.")
     ] = None,
     report: Annotated[str | None, typer.Option(metavar="FILE", help="Write an HTML page too.")] = None,
+    platform: Annotated[
+        str, typer.Option(help="process: the server; lambda: the handler, under AWS's own emulator.")
+    ] = "process",
+    rie: Annotated[
+        str, typer.Option(metavar="FILE", help="The Runtime Interface Emulator. Default: LAMBDA_RIE, PATH.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Measure cold starts: from a fresh process to its first correct answer, phase by phase."""
@@ -202,6 +208,8 @@ def measure(
         drop_caches=drop_caches,
         variants=variant or [],
         report=report,
+        platform=platform,
+        rie=rie,
     )
     raise typer.Exit(status)
 

@@ -91,6 +91,8 @@ def read_response(client: socket.socket, *, deadline: float) -> Response:
     headers = {
         name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
     }
+    if headers.get("transfer-encoding", "").lower() == "chunked":
+        return Response(int(parts[1]), headers, _chunks(client, data[end + 4 :], deadline))
     length = headers.get("content-length", "")
     if not length.isdigit() or int(length) > MAX_RESPONSE:
         raise ConnectionError(f"the response's content-length is {length!r}")
@@ -98,6 +100,27 @@ def read_response(client: socket.socket, *, deadline: float) -> Response:
     while len(data) < whole:
         data += _receive(client, deadline)
     return Response(int(parts[1]), headers, bytes(data[end + 4 : whole]))
+
+
+def _chunks(client: socket.socket, data: bytearray, deadline: float) -> bytes:
+    """A body in chunks (RFC 9112, 7.1), of which ``data`` has come; trailers are not read."""
+    body = bytearray()
+    while True:
+        while (end := data.find(b"\r\n")) < 0:
+            data += _receive(client, deadline)
+        digits = data[:end].split(b";")[0].strip().decode("latin-1")
+        try:
+            size = int(digits, 16)
+        except ValueError:
+            raise ConnectionError(f"not the size of a chunk: {digits[:80]!r}") from None
+        if size == 0:
+            return bytes(body)
+        if not 0 < size <= MAX_RESPONSE - len(body):
+            raise ConnectionError(f"a chunk of {size} bytes is too large")
+        while len(data) < end + 2 + size + 2:
+            data += _receive(client, deadline)
+        body += data[end + 2 : end + 2 + size]
+        del data[: end + 2 + size + 2]
 
 
 def _receive(client: socket.socket, deadline: float) -> bytes:

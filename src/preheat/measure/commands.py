@@ -7,8 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 
+from ..errors import UsageError
 from . import report as reports
 from . import show
+from .lambda_runtime import find_rie
 from .run import measure as measured
 
 
@@ -21,8 +23,12 @@ def measure(
     drop_caches: bool,
     variants: Sequence[str],
     report: str | None,
+    platform: str = "process",
+    rie: str = "",
 ) -> int:
     """Measure and print; gives the exit status: 0 where every start was correct, 1 where one was not."""
+    if platform not in ("process", "lambda"):
+        raise UsageError(f"--platform must be process or lambda, not {platform!r}")
     if report is not None:
         reports.make_room(report)
     with show.progress(f"measuring {os.path.basename(os.path.normpath(target))}") as tell:
@@ -33,6 +39,7 @@ def measure(
             variants=variants,
             floor=floor,
             drop_caches=drop_caches,
+            rie=find_rie(rie, os.environ) if platform == "lambda" else "",
             progress=tell,
         )
     if report is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import UsageError
-from . import imported, rounds, spans, target
+from . import imported, lambda_runtime, rounds, spans, target
 from .caches import Dropper, dropper
 from .rounds import Outcome, Wrong
 from .spans import Bar
@@ -27,19 +27,24 @@ def measure(
     variants: Sequence[str] = (),
     floor: bool = False,
     drop_caches: bool = False,
+    rie: str = "",
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
     """Measure, and give the report that ``--json`` prints.
 
     ``rows``: one for each variant, or one for what the server chooses; ``floor_ms`` and ``ratio``: of the
-    first row. Before the rounds each row is started once and thrown away: that start writes the bytecode and
-    the verification stamps that a deployed image has, and tells the variant that runs. Raises PreheatError
-    where nothing can be started.
+    first row. ``rie``: the Runtime Interface Emulator, to start the function as Lambda does. Before the
+    rounds each row is started once and thrown away: that start writes the bytecode and the verification
+    stamps that a deployed image has, and tells the variant that runs. Raises PreheatError where nothing can
+    be started.
     """
     if rounds_wanted < 1:
         raise UsageError("--rounds must be at least 1")
     subject = target.find(location, environ)
-    servers = [target.server(subject, variant) for variant in dict.fromkeys(variants) or [""]]
+    servers = [
+        lambda_runtime.contender(subject, rie, variant) if rie else target.server(subject, variant)
+        for variant in dict.fromkeys(variants) or [""]
+    ]
     known = (
         imported.ask(subject.importable, target.with_bytecode(subject.environ))
         if floor or drop_caches
@@ -73,6 +78,7 @@ def measure(
     return {
         "preheat": __version__,
         "target": location,
+        "platform": "lambda" if rie else "process",
         "artifact": {"name": subject.manifest.name, "version": subject.manifest.version},
         "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "rounds": rounds_wanted,

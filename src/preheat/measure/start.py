@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
 import os
 import signal
@@ -19,6 +21,9 @@ STOP_S = 10.0
 """Seconds that a process has to end after SIGTERM before it is killed."""
 PORT = "{port}"
 """Stands for the port in a command."""
+OTHER_PORT = "{other port}"
+"""Stands for another free port."""
+REPORT = request("GET", "/coldstart", headers={"accept": "application/json"})
 
 
 class Contender(NamedTuple):
@@ -33,8 +38,10 @@ class Contender(NamedTuple):
     check: Callable[[Response], str | None]
     """What is wrong with an answer, in words; None for a correct one. Called after the last round, so that
     nothing heavy is loaded into the measuring process between the starts."""
-    tells_phases: bool = False
-    """Whether it answers GET /coldstart."""
+    phases: bytes = b""
+    """The request that it answers with its own report; empty where it has none."""
+    unwrap: Callable[[Response], Response] = lambda response: response
+    """The function's answer inside the one that came, where something stands between."""
 
 
 class Start(NamedTuple):
@@ -73,13 +80,14 @@ def cold_start(contender: Contender) -> Start:
                 connected = time.perf_counter_ns()
                 response = read_response(client, deadline=deadline)
                 end = time.perf_counter_ns()
+                response = contender.unwrap(response)
             pss = pss_mib(process.pid)
             if response.status != 200:
                 raise ValueError(
                     f"it answered {response.status}, {response.body[:300].decode(errors='replace')}"
                 )
-            if contender.tells_phases:
-                coldstart = ask_for_phases(port)
+            if contender.phases:
+                coldstart = ask_for_phases(port, contender)
         except (OSError, ValueError) as error:
             problem = str(error) or type(error).__name__
         except BaseException:  # Ctrl-C: end the process at once
@@ -94,8 +102,9 @@ def cold_start(contender: Contender) -> Start:
 
 def spawn(contender: Contender, port: int, printed: IO[bytes]) -> subprocess.Popen[bytes]:
     """Start a contender on a port; what it prints goes to a file."""
+    other = str(free_port())
     return subprocess.Popen(
-        [str(port) if part == PORT else part for part in contender.command],
+        [part.replace(PORT, str(port)).replace(OTHER_PORT, other) for part in contender.command],
         env={**contender.environ, "PORT": str(port)},
         stdin=subprocess.DEVNULL,
         stdout=printed,
@@ -117,12 +126,15 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def ask_for_phases(port: int) -> dict[str, Any]:
-    """GET /coldstart. Raises OSError or ValueError where there is no such report."""
+def ask_for_phases(port: int, contender: Contender | None = None) -> dict[str, Any]:
+    """The report that a started process gives, asked as its contender says. Raises OSError or
+    ValueError where there is no such report."""
     deadline = time.monotonic() + STOP_S
     with connect(port, deadline=deadline, alive=lambda: True) as client:
-        client.sendall(request("GET", "/coldstart", headers={"accept": "application/json"}))
+        client.sendall(contender.phases if contender else REPORT)
         response = read_response(client, deadline=deadline)
+    if contender is not None:
+        response = contender.unwrap(response)
     report = json.loads(response.body) if response.status == 200 else None
     if not isinstance(report, dict):
         raise ValueError(f"GET /coldstart answered {response.status}")
@@ -130,7 +142,12 @@ def ask_for_phases(port: int) -> dict[str, Any]:
 
 
 def pss_mib(pid: int) -> float | None:
-    """Proportional set size of a process in MiB: pages shared with others count in part (proc(5))."""
+    """Proportional set size of a process in MiB: pages shared with others count in part (proc(5)). Of a
+    process that has started others, theirs: it is what carries the function, not the function."""
+    started = children(pid)
+    if started:
+        sizes = [pss_mib(child) for child in started]
+        return sum(size for size in sizes if size is not None) or None
     try:
         with open(f"/proc/{pid}/smaps_rollup") as file:
             for line in file:
@@ -139,6 +156,15 @@ def pss_mib(pid: int) -> float | None:
     except (OSError, ValueError, IndexError):
         pass
     return None
+
+
+def children(pid: int) -> list[int]:
+    """The processes that any thread of a process has started; none where the kernel does not tell."""
+    found: list[int] = []
+    for path in glob.glob(f"/proc/{pid}/task/*/children"):
+        with contextlib.suppress(OSError), open(path) as file:
+            found += map(int, file.read().split())
+    return found
 
 
 def last_words(status: int, printed: IO[bytes]) -> str:

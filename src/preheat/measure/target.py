@@ -17,7 +17,7 @@ from ..settings import Settings
 from ..stores import Reference, open_store
 from . import answers
 from .client import HOST, Response, request
-from .start import Contender
+from .start import REPORT, Contender
 
 if TYPE_CHECKING:
     from ..tasks import Task
@@ -93,21 +93,28 @@ def _fetched(reference: Reference, settings: Settings, cache_dir: str) -> tuple[
 
 def server(target: Target, variant: str = "") -> Contender:
     """The server, as `preheat serve` runs it; ``variant``: force one."""
-    if variant and target.manifest.variant(variant) is None:
-        names = ", ".join(v.name for v in target.manifest.variants)
-        raise UsageError(f"{target.artifact} has no variant {variant!r}; it has {names}")
-    environ = with_bytecode({**target.environ, "PREHEAT_HOST": HOST})
-    if variant:
-        environ["PREHEAT_VARIANT"] = variant
-    ask, check = _conversation(target)
+    environ = forced({**target.environ, "PREHEAT_HOST": HOST}, target, variant)
+    path, body, headers, check = conversation(target)
     return Contender(
         f"{target.location}{' ' + variant if variant else ''}",
         (sys.executable, "-m", "preheat.server"),
         environ,
-        ask,
+        request("POST", path, body, headers),
         check,
-        tells_phases=True,
+        phases=REPORT,
     )
+
+
+def forced(environ: Mapping[str, str], target: Target, variant: str) -> dict[str, str]:
+    """An environment in which ``variant`` is opened, any for an empty one. Raises UsageError for one that the
+    artifact does not have."""
+    made = with_bytecode(environ)
+    if variant and target.manifest.variant(variant) is None:
+        names = ", ".join(v.name for v in target.manifest.variants)
+        raise UsageError(f"{target.artifact} has no variant {variant!r}; it has {names}")
+    if variant:
+        made["PREHEAT_VARIANT"] = variant
+    return made
 
 
 def floor(target: Target, opened: str, threads: int, libraries: Sequence[str], folder: str) -> Contender:
@@ -158,27 +165,23 @@ def with_bytecode(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
-def _conversation(target: Target) -> tuple[bytes, Callable[[Response], str | None]]:
-    """What is asked, and how the answer is checked."""
+def conversation(target: Target) -> tuple[str, bytes, dict[str, str], Callable[[Response], str | None]]:
+    """What is asked (path, body, headers of a POST), and how the answer is checked."""
     manifest = target.manifest
     if target.natural:
         assert manifest.sample is not None  # noqa: S101 - natural
         body = json.dumps(manifest.sample["request"]).encode()
-        ask = request("POST", "/predict", body, {"content-type": "application/json"})
-        return ask, lambda response: answers.natural(response, manifest)
+        kind = {"content-type": "application/json"}
+        return "/predict", body, kind, lambda response: answers.natural(response, manifest)
     golden = manifest.golden[0]
     header, data = _binary_request(_read(target.path(golden.inputs)))
-    ask = request(
-        "POST",
-        f"/v2/models/{manifest.name}/infer",
-        header + data,
-        {
-            "content-type": "application/octet-stream",
-            "inference-header-content-length": str(len(header)),
-        },
-    )
+    headers = {
+        "content-type": "application/octet-stream",
+        "inference-header-content-length": str(len(header)),
+    }
     wanted = _read(target.path(golden.outputs))
-    return ask, lambda response: answers.binary(response, manifest, wanted)
+    path = f"/v2/models/{manifest.name}/infer"
+    return path, header + data, headers, lambda response: answers.binary(response, manifest, wanted)
 
 
 def _binary_request(packed: bytes) -> tuple[bytes, bytes]:

@@ -14,7 +14,7 @@ import pytest
 from preheat.errors import PreheatError
 from preheat.measure import rounds, start
 from preheat.measure.client import Response, request
-from preheat.measure.start import PORT, Contender, Start, cold_start
+from preheat.measure.start import PORT, REPORT, Contender, Start, cold_start
 
 SERVER = """
 import os, socket, sys, time
@@ -53,7 +53,7 @@ def gone(pid_file: Path) -> bool:
 def test_a_start_is_timed_from_before_the_spawn_to_the_last_byte(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     before = time.perf_counter_ns()
-    found = cold_start(contender("time.sleep(0.1); serve(b'right')", pid, tells_phases=True))
+    found = cold_start(contender("time.sleep(0.1); serve(b'right')", pid, phases=REPORT))
     after = time.perf_counter_ns()
     assert found.problem is None
     assert found.response is not None
@@ -84,7 +84,7 @@ def test_the_port_is_told_in_the_environment_and_in_the_command(tmp_path: Path) 
     ],
 )  # fmt: skip
 def test_a_start_that_fails_says_why(program: str, problem: str, tmp_path: Path) -> None:
-    found = cold_start(contender(program, tmp_path / "pid", tells_phases=True))
+    found = cold_start(contender(program, tmp_path / "pid", phases=REPORT))
     assert found.problem is not None
     assert problem in found.problem
 
