@@ -33,6 +33,8 @@ class Loaded(NamedTuple):
     """Why ``portable`` runs although something better was built; None where the best one runs."""
     batcher: Batcher | None = None
     """Joins requests that wait at the same time; None where each runs alone."""
+    artifact: Artifact | None = None
+    """What it was opened from."""
 
 
 def bootstrap(
@@ -106,6 +108,7 @@ def bootstrap(
         max_bytes=settings.max_bytes or artifact.manifest.limits.bytes,
         fallback=fallback,
         batcher=batcher(engine, settings),
+        artifact=artifact,
     )
 
 

@@ -215,6 +215,18 @@ def measure(
 
 
 @app.command()
+def rehearse(
+    target: Annotated[str, typer.Argument(help="A function's app.py.")],
+    clones: Annotated[int, typer.Option(min=2, help="Instances that are restored from the snapshot.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Rehearse SnapStart: what a snapshot of this function breaks, and what its clones would share."""
+    from .rehearse.commands import rehearse as run_rehearsal
+
+    raise typer.Exit(run_rehearsal(target, clones=clones, as_json=as_json))
+
+
+@app.command()
 def report(
     runs: Annotated[list[str], typer.Argument(metavar="RUN.json...", help="What `measure --json` printed.")],
     out: Annotated[str, typer.Option("-o", "--out", metavar="FILE", help="The page to write.")],

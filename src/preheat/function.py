@@ -76,6 +76,7 @@ class Function:
             if self.service.current is not None:
                 return
             clock = clock or PhaseClock()
+            quieten_libraries()
             with clock.phase(Phase.IMPORT) as attributes:
                 attributes["of"] = "phases"
                 from .bootstrap import bootstrap
@@ -105,20 +106,27 @@ class Function:
 
             self._handler = LambdaHandler(self)
             if self._environ.get("AWS_LAMBDA_RUNTIME_API"):
-                self._init()
+                self._init(self._handler)
         return self._handler
 
-    def _init(self) -> None:
-        """Start as server.main does it: one BLAS thread, and no collector while importing."""
+    def _init(self, handler: LambdaHandler) -> None:
+        """Start as server.main does it: one BLAS thread, and no collector while importing. Where a snapshot
+        follows (SnapStart), all that any answer needs is loaded now."""
         import gc
 
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        quieten_libraries()
         gc.disable()
         clock = PhaseClock()
         with clock.phase(Phase.IMPORT, FIRST_LINE_NS) as attributes:
             attributes["of"] = "function, handler"
         try:
             self.start(clock)
+            if self._environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
+                from .snapshot import builtin, hooks
+
+                handler.load()
+                builtin.register(self, handler)
+                hooks.on_lambda()
         finally:
             gc.freeze()
             gc.enable()
@@ -150,6 +158,17 @@ class Function:
 
                 self._bridge = Bridge(api)
             return self._bridge
+
+
+def quieten_libraries() -> None:
+    """Keep libraries from what an instance has no use for; a value that is set already stands.
+
+    numpy's BLAS would start a thread a CPU at import, a third of the import's time, and nothing here uses it:
+    onnxruntime has kernels of its own. onnxruntime's telemetry (on by default from 1.31 on) would open a
+    database and a thread at import, and send what it collects while the first request waits.
+    """
+    for name in ("OPENBLAS_NUM_THREADS", "ORT_DISABLE_TELEMETRY"):
+        os.environ.setdefault(name, "1")
 
 
 def load(path: str) -> Function:

@@ -195,7 +195,10 @@ class Heart:
         """Give up what is held; whoever runs under it still commits if nobody takes the key over first."""
         with self._changed:
             held, self._due, self._until, self._stopped = list(self._due), {}, {}, True
+            thread, self._thread = self._thread, None
             self._changed.notify()
+        if thread is not None:
+            thread.join(1.0)  # a snapshot that follows has no such thread in it
         for key, fence in held:
             try:
                 self._ledger.release(key, fence)

@@ -24,7 +24,7 @@ from .adapters.observe import refused
 from .adapters.routes import HttpRequest, HttpResponse, from_error
 from .adapters.sockets import Sockets
 from .errors import PreheatError, UsageError
-from .function import Function, platform, target
+from .function import Function, platform, quieten_libraries, target
 from .service import Service, from_settings, shutting_down
 from .settings import Settings
 
@@ -39,9 +39,7 @@ def main(environ: Mapping[str, str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT. Exits 0 when drained, 1 where the start failed, 2 on wrong use."""
     environ = os.environ if environ is None else environ
     clock = phases.PhaseClock()
-    # numpy's BLAS would start a thread a CPU at import, a third of the import's time, and nothing here uses
-    # it: onnxruntime has kernels of its own.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    quieten_libraries()
     gc.disable()  # what is imported stays; collecting among it is lost time
     try:
         settings = Settings.from_environ(environ)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .bootstrap import Loaded
     from .idempotency import Idempotency
     from .jobs import Jobs
+    from .phases import ColdStartReport
     from .settings import Settings
     from .tensors import Padding, Tensors
 
@@ -148,6 +149,14 @@ class Service:
         self.admission.open(loaded.concurrency)
         self._settled.set()
         self.telemetry.ready(loaded)
+
+    def restored(self, report: ColdStartReport) -> None:
+        """The process was restored from a snapshot: what comes now is the first of that start."""
+        with self._lock:
+            assert self._loaded is not None  # noqa: S101 - a snapshot is taken of what is ready
+            loaded = self._loaded = self._loaded._replace(report=report)
+            self._answered = False
+        self.telemetry.restored(loaded)
 
     def fail(self, error: PreheatError) -> None:
         """The start failed: tell everyone who waits."""

@@ -118,6 +118,14 @@ class Telemetry:
         if self._spans is not None:
             self._spans.open(loaded.report, self.metrics)
 
+    def restored(self, loaded: Loaded) -> None:
+        """The process was restored from a snapshot, before which ``close`` was called: spans are sent anew."""
+        if self._spans is not None:
+            from .span_queue import SpanQueue
+
+            self._spans = SpanQueue()
+        self.ready(loaded)
+
     def begin(
         self, method: str, route: str, begin_ns: int, headers: Mapping[str, str], *, quiet: bool = False
     ) -> Observation:

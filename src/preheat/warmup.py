@@ -8,17 +8,18 @@ from .errors import GoldenError, RequestError
 from .tensors import drift, unpack
 
 
-def warm(engine: Engine, artifact: Artifact) -> dict[str, float | int]:
-    """Run every golden inference ``warmup_runs`` times; give the runs made and the largest drift.
+def warm(engine: Engine, artifact: Artifact, *, once: bool = False) -> dict[str, float | int]:
+    """Run every golden inference ``warmup_runs`` times, or the first one ``once``; give the runs made and the
+    largest drift.
 
     Raises GoldenError where an answer is further from the recorded one than the manifest's tolerance.
     """
     manifest = artifact.manifest
     artifact.require(path for golden in manifest.golden for path in golden)
     runs, worst = 0, 0.0
-    for golden in manifest.golden:
+    for golden in manifest.golden[:1] if once else manifest.golden:
         inputs, outputs = (unpack(_read(artifact.path(path))) for path in golden)
-        for _ in range(max(manifest.warmup_runs, 1)):
+        for _ in range(1 if once else max(manifest.warmup_runs, 1)):
             try:
                 answers = engine.run(inputs)
             except RequestError as error:

@@ -30,12 +30,12 @@ LAYERS = (
     {"incoming", "eviction", "fetch", "release", "remote"},
     {"bootstrap", "service", "jobs"},
     {"exposition"},
-    {"adapters", "function"},
+    {"adapters", "function", "snapshot"},
     {"server", "measure", "build", "publish"},
-    {"deploy"},
+    {"deploy", "rehearse"},
     {"cli", "__main__"},
 )
-OFFLINE = {"build", "deploy", "measure", "publish", "cli", "__main__"}
+OFFLINE = {"build", "deploy", "measure", "publish", "rehearse", "cli", "__main__"}
 FORBIDDEN_ON_THE_COLD_PATH = {
     *("fastapi", "starlette", "pydantic", "uvicorn", "anyio", "asyncio", "boto3", "botocore"),
     *("aws_lambda_powertools", "torch", "transformers", "optimum", "onnx", "rich", "typer", "click"),

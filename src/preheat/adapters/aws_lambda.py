@@ -7,6 +7,7 @@ is not hot goes to FastAPI, through Mangum.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from typing import TYPE_CHECKING, Any
@@ -80,6 +81,21 @@ class LambdaHandler:
 
             self._mangum = MangumDoor(self.function)
         return self._mangum
+
+    def load(self) -> None:
+        """Load what later answers need, and answer the recorded request: before a snapshot, where it costs
+        what is restored from it nothing."""
+        from ..protocol import openai, v2  # noqa: F401 - loaded, not used
+        from . import keys, sqs  # noqa: F401
+
+        with contextlib.suppress(
+            errors.NotFoundError
+        ):  # neither FastAPI nor Mangum: then nobody asks for them
+            _ = self.mangum
+        current = self.function.service.current
+        if current is not None and current.engine.manifest.sample is not None and self.function.task is None:
+            with contextlib.suppress(errors.PreheatError):  # a tenant's key is asked for, say
+                self._direct(current.engine.manifest.sample["request"], None, time.perf_counter_ns(), 0)
 
     def close(self) -> None:
         """Leave no loop and no client open, for a snapshot or for good; what is needed is opened

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .. import errors
 from ..answer import Answer
 from ..errors import InvalidRequestError, NotFoundError, UnsupportedMediaError
+from ..phases import StartKind
 from ..protocol import strict_json
 from ..service import Call, Request, Service, State
 from .body import read_body
@@ -324,7 +325,8 @@ def _handle(service: Service, request: HttpRequest, prepare: Prepare) -> HttpRes
         return accept(service, request, call)
     outcome = service.handle(call)
     loaded = service.loaded(request.arrived_ns)  # it is there
-    start = "cold" if outcome.cold else "warm"
+    kind = "restored" if loaded.report.kind is StartKind.RESTORED else "cold"
+    start = kind if outcome.cold else "warm"
     timing = f"wait;dur={outcome.waited_ns / 1e6:.3f}, run;dur={outcome.ran_ns / 1e6:.3f}"
     if outcome.cold:
         timing = f"{loaded.report.server_timing()}, {timing}"
