@@ -23,6 +23,7 @@ from . import (
     batching,
     cold_start,
     keyed,
+    lambda_start,
     ledger,
     models,
     object_store,
@@ -41,6 +42,7 @@ class Entry(NamedTuple):
 
 ENTRIES = {
     "cold-start": Entry(models.minilm, cold_start.run, 20),
+    "lambda": Entry(models.minilm, lambda_start.run, 20),
     "session-open-embed": Entry(models.minilm, session_open.run, 15),
     "session-open-bert-base": Entry(models.bert_base, session_open.run, 10),
     "object-store": Entry(models.minilm, object_store.run, 15),

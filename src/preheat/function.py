@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -104,7 +104,7 @@ class Function:
         if self._handler is None:
             from .adapters.aws_lambda import LambdaHandler
 
-            self._handler = LambdaHandler(self)
+            self._handler = LambdaHandler(self, self._environ)
             if self._environ.get("AWS_LAMBDA_RUNTIME_API"):
                 self._init(self._handler)
         return self._handler
@@ -208,6 +208,18 @@ def platform(environ: Mapping[str, str]) -> str:
     return "process"
 
 
+_sink: Callable[[str, Mapping[str, Any]], None] | None = None
+
+
+def log_through(sink: Callable[[str, Mapping[str, Any]], None]) -> None:
+    """Let a platform's own logger write every later line."""
+    global _sink
+    _sink = sink
+
+
 def log(message: str, **fields: Any) -> None:
     """One JSON line on standard output, where every platform collects logs."""
+    if _sink is not None:
+        _sink(message, fields)
+        return
     print(json.dumps({"message": message, **fields}), flush=True)  # noqa: T201

@@ -119,7 +119,7 @@ class Telemetry:
             self._spans.open(loaded.report, self.metrics)
 
     def restored(self, loaded: Loaded) -> None:
-        """The process was restored from a snapshot, before which ``close`` was called: spans are sent anew."""
+        """The process was restored from a snapshot, which ``close`` came before: spans are sent anew."""
         if self._spans is not None:
             from .span_queue import SpanQueue
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
+from ..phases import Phase
 from ..principals import lambda_principal, principal
 from .lambda_events import deadline_ns, event_response, foreign, held_against_limit, is_http, request_of
 from .observe import refused
@@ -20,6 +22,8 @@ from .routes import HttpRequest, from_error, respond
 
 if TYPE_CHECKING:
     from ..function import Function
+    from ..phases import ColdStartReport
+    from .lambda_telemetry import Telemetry
     from .mangum_door import MangumDoor
 
 _RAISED: dict[int, type[errors.PreheatError]] = {
@@ -38,13 +42,22 @@ _RAISED: dict[int, type[errors.PreheatError]] = {
 class LambdaHandler:
     """What Lambda calls with each event. The model is started by the first call at the latest."""
 
-    def __init__(self, function: Function) -> None:
+    def __init__(self, function: Function, environ: Mapping[str, str]) -> None:
         self.function = function
+        self._environ = environ
         self._mangum: MangumDoor | None = None
+        self._telemetry: Telemetry | None = None
+        self._recorded = ""
+        self._waiting: tuple[ColdStartReport, str] | None = None
 
     def __call__(self, event: Any, context: Any = None) -> Any:
+        request_id = str(getattr(context, "aws_request_id", ""))
+        self._record()  # where nobody let go of the answer before
         try:
-            return self._answer(event, context)
+            if self._telemetry is None:
+                return self._watched(self._answer(event, context), request_id)
+            with self._telemetry.invocation(request_id):
+                return self._watched(self._answer(event, context), request_id)
         finally:
             if self.function.settings.trace_flush == "answer":  # afterwards the instance is frozen
                 self.function.service.telemetry.flush()
@@ -82,6 +95,44 @@ class LambdaHandler:
             self._mangum = MangumDoor(self.function)
         return self._mangum
 
+    def _watched(self, answer: Any, request_id: str) -> Any:
+        """The answer; the first one of a start has its record written when it is let go of."""
+        current = self.function.service.current
+        if current is None or not self._environ.get("AWS_LAMBDA_RUNTIME_API") or not isinstance(answer, dict):
+            return answer
+        report = current.report
+        if report.id == self._recorded or report.spans[-1].phase is not Phase.FIRST_REQUEST:
+            return answer
+        from .lambda_telemetry import Answered
+
+        self._recorded, self._waiting = report.id, (report, request_id)
+        return Answered(answer, self._record)
+
+    def _record(self) -> None:
+        """Write the record that waits, if one does. Without Powertools there is the log alone."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is None:
+            return
+        from .lambda_telemetry import complain
+
+        try:
+            telemetry = self._open_telemetry()
+            with telemetry.invocation(waiting[1]):
+                telemetry.record(*waiting)
+        except ModuleNotFoundError:
+            pass
+        except Exception as error:  # what another library raises, on behalf of no request
+            complain(error)
+
+    def _open_telemetry(self) -> Telemetry:
+        if self._telemetry is None:
+            from ..function import log_through
+            from .lambda_telemetry import Telemetry
+
+            self._telemetry = Telemetry(self._environ)
+            log_through(self._telemetry.log)
+        return self._telemetry
+
     def load(self) -> None:
         """Load what later answers need, and answer the recorded request: before a snapshot, where it costs
         what is restored from it nothing."""
@@ -92,6 +143,8 @@ class LambdaHandler:
             errors.NotFoundError
         ):  # neither FastAPI nor Mangum: then nobody asks for them
             _ = self.mangum
+        with contextlib.suppress(ModuleNotFoundError):
+            self._open_telemetry()
         current = self.function.service.current
         if current is not None and current.engine.manifest.sample is not None and self.function.task is None:
             with contextlib.suppress(errors.PreheatError):  # a tenant's key is asked for, say

@@ -90,9 +90,10 @@ def lambda_environ(environ: Mapping[str, str], app: str) -> dict[str, str]:
     }
 
 
-def invocation(event: Any) -> bytes:
-    """The whole request that invokes the function with an event."""
-    return request("POST", INVOCATIONS, json.dumps(event).encode(), {"content-type": "application/json"})
+def invocation(event: Any, headers: Mapping[str, str] | None = None) -> bytes:
+    """The whole request that invokes the function with an event; ``headers``: to the platform."""
+    sent = {"content-type": "application/json", **(headers or {})}
+    return request("POST", INVOCATIONS, json.dumps(event).encode(), sent)
 
 
 def http_event(

@@ -217,9 +217,12 @@ def _holders(secrets: set[str]) -> list[str]:
         for held in gc.get_referents(thing):
             if type(held) is str and held in secrets:
                 found.add(_owner(thing))
-            elif type(held) is dict and not gc.is_tracked(held):  # one of plain values is in no list
-                if any(type(value) is str and value in secrets for value in held.values()):
-                    found.add(_owner(held))
+                continue
+            untracked = type(held) is dict and not gc.is_tracked(
+                held
+            )  # of plain values: in none of the lists
+            if untracked and any(type(value) is str and value in secrets for value in held.values()):
+                found.add(_owner(held))
     return sorted(name for name in found if not name.startswith("preheat.rehearse"))
 
 

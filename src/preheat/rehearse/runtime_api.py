@@ -62,6 +62,7 @@ class RuntimeApi:
 
     def wait_event(self) -> bytes | None:
         """The next event for the clone that asks; None where it is over."""
+        self.tell("next")
         with self._changed:
             mine = self._clone
             self._changed.wait_for(lambda: self._event is not None or self._clone != mine)

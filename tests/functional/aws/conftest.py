@@ -38,11 +38,11 @@ class Emulated:
             words, env=lambda_environ(settings, str(app)), stdout=self._printed, stderr=subprocess.STDOUT
         )
 
-    def invoke(self, event: Any, timeout: float = 60) -> Any:
+    def invoke(self, event: Any, timeout: float = 60, **headers: str) -> Any:
         """The invocation's result, as JSON; text where it is none."""
         deadline = time.monotonic() + timeout
         with connect(self.port, deadline=deadline, alive=lambda: self.process.poll() is None) as client:
-            client.sendall(invocation(event))
+            client.sendall(invocation(event, {n.replace("_", "-"): v for n, v in headers.items()}))
             body = read_response(client, deadline=deadline).body
         try:
             return json.loads(body)
