@@ -1,4 +1,4 @@
-"""AWS Lambda under its own emulator: start to the first correct answer, against a plain handler; and a restore.
+"""AWS Lambda under its own emulator: start to the first correct answer, a plain handler's too; and a restore.
 
 Both functions are started by the Runtime Interface Emulator and awslambdaric, once a round each; after the
 rounds of starts, as many clones of a rehearsed snapshot answer once each.
