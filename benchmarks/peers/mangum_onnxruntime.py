@@ -1,8 +1,8 @@
 """Sentence embeddings on AWS Lambda, the way tutorials show it: FastAPI behind Mangum, onnxruntime, boto3.
 
 The model is loaded when the module is imported, so that it is there in the init phase; the session has
-default options; a boto3 client stands ready beside it, as functions have one for their bucket or table. MODEL is the
-exported ONNX file, TOKENIZER the tokenizer.json. The routes and the answer are those of fastapi_onnxruntime.
+default options; a boto3 client stands ready beside it, as functions have one for their bucket or table. MODEL
+is the exported ONNX file, TOKENIZER the tokenizer.json. Route and answer are those of fastapi_onnxruntime.
 """
 
 from __future__ import annotations

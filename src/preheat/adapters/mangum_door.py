@@ -39,8 +39,9 @@ class MangumDoor:
     def __init__(self, function: Function) -> None:
         self._function = function
         self._loop: asyncio.AbstractEventLoop | None = None
+        app = function.api  # may not be installed: asked for before anything is opened
         with _loop_of(self):
-            self.mangum = Mangum(function.api, lifespan="off", custom_handlers=[_front_end(function)])
+            self.mangum = Mangum(app, lifespan="off", custom_handlers=[_front_end(function)])
 
     def __call__(self, event: Any, context: Any = None) -> Any:
         try:
