@@ -76,6 +76,10 @@ class Function:
             if self.service.current is not None:
                 return
             clock = clock or PhaseClock()
+            if len(self.service.modes) > 1:
+                from .adapters.keys import check_modes
+
+                check_modes(self.service.modes)
             quieten_libraries()
             with clock.phase(Phase.IMPORT) as attributes:
                 attributes["of"] = "phases"

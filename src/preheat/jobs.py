@@ -40,6 +40,8 @@ ATTEMPTS = 3
 """Executions of a request that meets a defect, before that is its outcome."""
 LOOK_S = 1.0
 """Seconds between two looks for what other instances left behind."""
+LONGEST_LOOK_S = 30.0
+"""The same, while the ledger cannot be reached."""
 
 
 class _Job(NamedTuple):
@@ -181,8 +183,9 @@ class Jobs:
             )
 
     def _look(self) -> None:
-        """Take over what is pending, as far as there is room."""
-        while not self._stop.wait(LOOK_S * random.uniform(0.5, 1.0)):  # noqa: S311 - spreads the instances
+        """Take over what is pending, as far as there is room; less often while the ledger is down."""
+        pause, told = LOOK_S, ""
+        while not self._stop.wait(pause * random.uniform(0.5, 1.0)):  # noqa: S311 - spreads the instances
             room = max(self._service.admission.turns - self._held, 0)
             if not room:
                 continue
@@ -195,8 +198,12 @@ class Jobs:
                         with self._lock:
                             self._held += 1
                         self._run_later(_Job(name, fence, claim.attempt, claim.request))
+                pause, told = LOOK_S, ""
             except LedgerError as error:
-                print(f"warning: {error}", file=sys.stderr, flush=True)  # noqa: T201
+                pause = min(pause * 2, LONGEST_LOOK_S)
+                if str(error) != told:
+                    print(f"warning: {error}", file=sys.stderr, flush=True)  # noqa: T201
+                told = str(error)
 
     def _less(self) -> None:
         with self._lock:

@@ -345,15 +345,21 @@ def from_settings(
     whether no instance runs on another host."""
     local = os.path.join(cache_dir, "ledger.sqlite3")
     telemetry = Telemetry.from_settings(settings, environ or {})
+    ledger = None
+    if settings.ledger:  # what is wrong with it is told now, not to the first client
+        from .ledger import check_installed, open_ledger
+
+        ledger = open_ledger(settings.ledger, blobs=settings.ledger_blobs)
+        check_installed(settings.ledger)
 
     def idempotency() -> Idempotency:
         from .idempotency import Idempotency  # the first keyed request needs it, no other
         from .ledger import open_ledger
         from .ledger.observed import observed
 
-        ledger = open_ledger(settings.ledger or f"sqlite:///{local}", blobs=settings.ledger_blobs)
+        opened = ledger or open_ledger(f"sqlite:///{local}", blobs=settings.ledger_blobs)
         return Idempotency(
-            observed(ledger, telemetry),
+            observed(opened, telemetry),
             lease=settings.lease,
             keep=settings.idempotency_expiry,
             down=settings.ledger_down,

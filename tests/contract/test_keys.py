@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from preheat import Function
+from preheat.errors import SettingsError
+
 from ..conftest import Answer, Server, serving
 from .conftest import Door
 
@@ -213,3 +216,27 @@ def test_a_ledger_that_no_other_instance_shares_is_told(filetype_artifact: Path,
         answer = server.request("POST", "/predict", BODY, {"idempotency-key": "k"})
         assert answer.headers["x-preheat-degraded"] == "ledger=local"
         assert "x-preheat-degraded" not in server.request("POST", "/predict", BODY).headers
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"PREHEAT_LEDGER": "mysql://x"}, "PREHEAT_LEDGER must be sqlite:///file"),
+        ({"PREHEAT_LEDGER": "dynamodb://t"}, "a name of 3 to 255"),
+        ({"PREHEAT_IDEMPOTENCY": "optional,/predit=required"}, "/predit, which is no route that takes a key"),
+    ],
+)
+def test_a_setting_that_cannot_be_meant_ends_the_start(
+    filetype_artifact: Path, tmp_path: Path, environ: dict[str, str], said: str
+) -> None:
+    server = Server(filetype_artifact, PREHEAT_CACHE=str(tmp_path), **environ)
+    status, _, errors = server.finish()
+    assert status == 2
+    assert said in errors
+    assert "Traceback" not in errors
+
+
+def test_a_ledger_whose_package_is_missing_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(SettingsError, match=r"needs psycopg: pip install 'preheat\[postgres\]'"):
+        Function(environ={"PREHEAT_LEDGER": "postgresql://nobody@localhost/x"})

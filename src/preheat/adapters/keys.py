@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ..errors import InvalidRequestError
+from ..errors import InvalidRequestError, SettingsError
 from ..protocol import strict_json
 from ..service import Key, Service
 from .body import read_body
-from .routes import HttpRequest
+from .routes import HttpRequest, match
 
 if TYPE_CHECKING:
     from ..bootstrap import Loaded
@@ -48,6 +49,17 @@ def read_key(service: Service, request: HttpRequest, tenant: str) -> Key | None:
         lambda loaded: _fingerprint(service, request, loaded),
         _wait(request.headers.get("prefer", "")),
     )
+
+
+def check_modes(modes: Mapping[str, str]) -> None:
+    """Hold the routes that PREHEAT_IDEMPOTENCY names against those that take a key. Raises SettingsError."""
+    for path in modes:
+        route = match(path).get("POST") if path else None
+        if path and (route is None or route[0].prepare is None):
+            raise SettingsError(
+                f"PREHEAT_IDEMPOTENCY names {path}, which is no route that takes a key: those are /predict, "
+                "/v1/embeddings, /v2/models/NAME/infer and /v2/models/NAME/versions/VERSION/infer"
+            )
 
 
 def record_name(tenant: str, path: str, key: str) -> str:

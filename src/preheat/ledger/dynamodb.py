@@ -57,8 +57,8 @@ class DynamoLedger(Remote["BaseClient"]):
             or (self._endpoint and not self._endpoint.startswith(("http://", "https://")))
         ):
             raise SettingsError(
-                f"PREHEAT_LEDGER={url} names no DynamoDB ledger: dynamodb://table, with ?region= and "
-                "?endpoint=http(s)://…"
+                f"PREHEAT_LEDGER={url} names no DynamoDB ledger: dynamodb://table, a name of 3 to 255 "
+                "letters, digits, '.', '_' and '-', with ?region= and ?endpoint=http(s)://…"
             )
         super().__init__(f"dynamodb://{self.table}")
         self._clock = ServerClock()

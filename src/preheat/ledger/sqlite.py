@@ -190,6 +190,11 @@ class SqliteLedger(ForkAware):
             pass
 
     def check(self) -> None:
+        if not os.path.exists(self.path):
+            raise LedgerError(
+                f"there is no ledger {self.path}: preheat ledger init or the first keyed request makes it",
+                code="ledger_schema",
+            )
         with self._transaction() as run:
             found = run("PRAGMA quick_check(1)").fetchone()[0]
             if found != "ok":

@@ -102,7 +102,7 @@ def test_a_file_that_may_not_be_written_is_told() -> None:
 @pytest.mark.parametrize("place", ["/proc/ledger.db", "/dev/null/ledger.db", "/dev"])
 def test_a_place_that_takes_no_file_is_told(place: str) -> None:
     with pytest.raises(LedgerError, match="cannot be"):
-        open_ledger(f"sqlite:///{place}").check()
+        open_ledger(f"sqlite:///{place}").init()
 
 
 def test_a_file_that_is_something_else_is_told(path: Path, ledger: Ledger) -> None:
