@@ -64,6 +64,9 @@ class Telemetry:
         metrics = self._metrics()
         for name, value in self._dimensions(report).items():
             metrics.add_dimension(name=name, value=value)
+        # An alarm names all the dimensions of a set: this one is for those on a version, whatever its starts.
+        version = self._dimensions(report)["function_version"]
+        metrics.add_dimensions(service=self._service, function_version=version)
         for name, figure in figures(report).items():
             metrics.add_metric(name=name, unit="Milliseconds", value=figure)
         told = {"report": report.id, "instance": report.instance, "request_id": request_id}

@@ -264,7 +264,7 @@ def _alarms(unit: Unit) -> Section:
         f"{name}Durations": _alarm(
             "AWS/Lambda", "Duration", deployed, "p99", 800 * unit.timeout_s, "Runs near the default timeout."
         ),
-        f"{name}ColdStarts": _alarm(NAMESPACE, "ColdStart", cold, "p99", limit, "Cold starts take too long."),
+        f"{name}ColdStarts": _alarm(NAMESPACE, "total_ms", cold, "p99", limit, "Cold starts take too long."),
     }
 
 

@@ -37,7 +37,8 @@ def check_emf(line: dict[str, Any], dimensions: dict[str, str]) -> dict[str, flo
     assert abs(meta["Timestamp"] / 1000 - time.time()) < 300
     (directive,) = meta["CloudWatchMetrics"]
     assert directive["Namespace"] == "Preheat"
-    (names,) = directive["Dimensions"]
+    names, by_version = directive["Dimensions"]
+    assert set(by_version) == {"service", "function_version"}, "what the template's alarm names"
     assert len(names) <= 30
     assert {name: line[name] for name in names if name in dimensions} == dimensions
     assert all(isinstance(line[name], str) and line[name] for name in names)

@@ -126,7 +126,7 @@ def test_alarms_look_at_the_new_version(deployed: Stack) -> None:
     kinds = ("Errors", "Throttles", "Durations", "ColdStarts")
     assert set(alarms) == {f"{f}{kind}" for f in ("Filetype", "Embed") for kind in kinds}
     cold = alarms["EmbedColdStarts"]
-    assert (cold["Namespace"], cold["MetricName"]) == ("Preheat", "ColdStart")
+    assert (cold["Namespace"], cold["MetricName"]) == ("Preheat", "total_ms")
     assert cold["ExtendedStatistic"] == "p99"
     assert {d["Name"]: d["Value"] for d in cold["Dimensions"]} == {
         "service": "embed",
