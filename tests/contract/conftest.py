@@ -134,7 +134,11 @@ def _doors(artifact: Path, server: Server, tmp: Path, name: str) -> Iterator[Doo
     if name == "server":
         yield _server(server)
         return
-    function = _started(artifact, tmp)
+    yield from door_of(_started(artifact, tmp), name)
+
+
+def door_of(function: Function, name: str) -> Iterator[Door]:
+    """A door to a function that has started, but for the server's own."""
     if name == "lean":
         yield _asgi(function.app)
     elif name == "fastapi":
