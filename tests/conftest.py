@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from preheat import function
+
 ROOT = Path(__file__).parent.parent
 
 # Started in the background (`make test &`), pytest has SIGINT ignored, and so would all that the tests start.
@@ -48,6 +50,13 @@ def _built(name: str) -> Path:
 def event(name: str) -> Any:
     """An event as AWS sends it, after the samples of the Lambda and API Gateway developer guides."""
     return json.loads((ROOT / "tests" / "events" / f"{name}.json").read_text())
+
+
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """A function that runs as on Lambda hands the process's log over for good: not to the next test."""
+    yield
+    function._sink = None
 
 
 @pytest.fixture

@@ -185,6 +185,8 @@ def batcher(engine: Engine, settings: Settings) -> Batcher | None:
     rates = engine.manifest.joined(engine.variant.name)
     best = max(rates, key=rates.__getitem__, default=1)
     wanted = settings.batch_ms
+    if wanted > 0 and best == 1:
+        best = max(rates, default=1)  # it does not pay, and somebody wants it
     if wanted > 0 and not rates:
         raise EngineError(
             f"PREHEAT_BATCH_MS is {wanted:g}, and nothing says that rows of {engine.variant.name!r} may be "
