@@ -185,14 +185,14 @@ def rollback(location: str, alias: str, *, timeout_s: float, sign: Signer | None
 @contextlib.contextmanager
 def _whole(bucket: Bucket, name: str, version: str) -> Iterator[str]:
     """Hold a published version against collectors for a block, which gets its manifest's digest. Raises
-    StoreError where a part is lost."""
+    MissingError where a collector was faster, StoreError where a part is lost."""
     from .upload import missing
 
     manifest, data = read_version(bucket, name, version)
     blobs = {file.sha256: file for file in manifest.files}
     with keeping(bucket, name, version, blobs):
         if bucket.head(version_key(name, version)) is None:
-            raise StoreError(f"{name}@{version[:12]} was removed meanwhile", code="not_found")
+            raise MissingError(f"{name}@{version[:12]} was removed meanwhile")
         lost = missing(bucket, list(blobs.values()))
         if lost:
             raise StoreError(

@@ -129,6 +129,7 @@ def test_blobs_in_an_object_store(
     urllib.request.urlopen(urllib.request.Request(f"{endpoint}/blobs", method="PUT")).close()
     store = Store("sqlite", f"sqlite:///{tmp_path}/ledger.db")
     ledger = limited(store, "s3://blobs/under/here")
+    ledger.init()
     ledger.check()
     outcome = os.urandom(300_000)
     ledger.claim("k", "print", "one", **LONG)
