@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """The console's entry point. Exits 0, 1 (it ran, and the answer is no) or 2 (wrong use)."""
     try:
-        import rich  # noqa: F401 - the command line's own needs, looked at before cli.py is loaded
+        import rich  # noqa: F401 - the command line's own needs, looked at before cli/ is loaded
         import typer  # noqa: F401
     except ImportError as error:
         sys.stderr.write(

@@ -1,0 +1,102 @@
+"""``preheat build`` and ``preheat inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import UsageError
+from .root import Json, app, show
+
+
+@app.command()
+def build(
+    source: Annotated[str, typer.Argument(help="An ONNX file, or a Hugging Face model folder.")],
+    out: Annotated[str, typer.Option("-o", "--out", metavar="DIR", help="The artifact's folder.")],
+    name: Annotated[str | None, typer.Option(help="The model's name in URLs. Default: from SOURCE.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="text_embedding, text_classification, image_classification, filetype or tensors. "
+            "Default: what the model folder says; tensors for an ONNX file."
+        ),
+    ] = None,
+    objective: Annotated[
+        str, typer.Option(help="cold, balanced or warm: what the best variant is best at.")
+    ] = "balanced",
+    quantize: Annotated[
+        str | None, typer.Option(help="int8: one more variant, refused when its answers drift.")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="Largest drift from the golden outputs, relative to their size.")
+    ] = 1e-3,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON: what to warm up with, and to check against.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="How often each variant is tried.")] = 5,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="VARIANT", help="Make only this variant beside portable; repeatable."),
+    ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=N", help="bytes, rank, elements, batch, sequence or nonfinite; repeatable."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Build an artifact: every way to open the model, each tried, checked and measured."""
+    from ..build import build as build_artifact
+    from ..build import progress
+
+    with progress.shown() as told:
+        build_artifact(
+            source,
+            out,
+            name=name,
+            task=task,
+            objective=objective,
+            quantize=quantize,
+            tolerance=tolerance,
+            recipe=None if recipe is None else str(recipe),
+            rounds=rounds,
+            only=only or [],
+            limits=_limits(limit or []),
+            progress=told,
+        )
+    from ..build.inspection import inspect as inspect_artifact
+    from ..build.tables import print_build
+
+    found = inspect_artifact(out, hashed=False)
+    show(as_json, found.to_dict, lambda console: print_build(console, found))
+
+
+@app.command()
+def inspect(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="The artifact's folder.")],
+    as_json: Json = False,
+) -> None:
+    """Show what an artifact holds, what would run here, and whether its files are whole."""
+    from ..build.inspection import inspect as inspect_artifact
+    from ..build.tables import print_inspection
+
+    found = inspect_artifact(folder)
+    show(as_json, found.to_dict, lambda console: print_inspection(console, found))
+    if found.problems:
+        raise typer.Exit(1)
+
+
+def _limits(texts: list[str]) -> dict[str, int | bool]:
+    limits: dict[str, int | bool] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if value in ("true", "false"):
+            limits[name] = value == "true"
+        elif equals and value.isascii() and value.isdigit():
+            limits[name] = int(value)
+        else:
+            raise UsageError(f"--limit takes NAME=N, a whole number (nonfinite: true or false), not {text!r}")
+    return limits

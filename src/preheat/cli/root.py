@@ -1,0 +1,47 @@
+"""The command without its commands: what is said of it, and what each of them takes or prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Serverless inference that starts hot.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for a program.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from .. import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def show(as_json: bool, document: Callable[[], Any], table: Callable[[Any], None]) -> None:
+    """A result on stdout, for a program or for a person."""
+    if as_json:
+        sys.stdout.write(json.dumps(document(), indent=1) + "\n")
+        return
+    from rich.console import Console
+
+    table(Console())
