@@ -11,6 +11,8 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from benchmarks import load
 from benchmarks.serving import counted, sample
 
@@ -19,6 +21,7 @@ DEADLINE_S = 0.5
 SECONDS = 3.0
 
 
+@pytest.mark.alone
 def test_a_flood(filetype_artifact: Path, tmp_path: Path) -> None:
     keys = {
         name: f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"

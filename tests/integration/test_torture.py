@@ -46,6 +46,7 @@ def torture(tmp_path: Path, store: str, *options: str, status: int = 0) -> Any:
     return json.loads(report.read_text())
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("store", STORES)
 def test_no_rule_is_broken(store: str, tmp_path: Path) -> None:
