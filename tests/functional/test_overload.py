@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from benchmarks import load
 from benchmarks.serving import counted, sample
 
