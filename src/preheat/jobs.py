@@ -11,9 +11,9 @@ import random
 import sys
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from functools import partial
-from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,6 +31,7 @@ from .errors import (
 )
 from .idempotency import mismatch
 from .ledger import Claimed, InProgress, Replay, new_fence
+from .workers import Workers
 
 if TYPE_CHECKING:
     from .answer import Answer
@@ -57,9 +58,9 @@ class Jobs:
     def __init__(self, service: Service, rebuild: Callable[[bytes], Request]) -> None:
         self._service = service
         self._rebuild = rebuild
-        self._queue: SimpleQueue[_Job] = SimpleQueue()
+        self._queue: deque[_Job] = deque()
+        self._workers = Workers("preheat-deferred", lambda: service.admission.turns)
         self._held = 0
-        self._threads = 0
         self._looking = False
         self._stop = Event()
         self._lock = Lock()
@@ -107,9 +108,9 @@ class Jobs:
     def stop(self, grace_s: float) -> None:
         """Begin nothing more, and wait for what runs; what was not begun is given up for others to find."""
         self._stop.set()
-        with contextlib.suppress(Empty):
+        with contextlib.suppress(IndexError):
             while True:
-                job = self._queue.get_nowait()
+                job = self._queue.popleft()
                 self._service.idempotency.give_up(job.name, job.fence)
                 self._less()
         until = time.monotonic() + grace_s
@@ -118,24 +119,17 @@ class Jobs:
 
     def _run_later(self, job: _Job) -> None:
         self._service.idempotency.hold(job.name, job.fence)
-        self._queue.put(job)
-        with self._lock:
-            if self._threads < max(self._service.admission.turns, 1):
-                self._threads += 1
-                Thread(target=self._work, name="preheat-deferred", daemon=True).start()
+        self._queue.append(job)
+        self._workers.put(self._next)
 
-    def _work(self) -> None:
-        while not self._stop.is_set():
-            try:
-                job = self._queue.get(timeout=1.0)
-            except Empty:
-                with self._lock:
-                    if self._queue.empty():
-                        self._threads -= 1
-                        return
-                continue
-            with self._service.telemetry.deferred() as seen:
-                seen.outcome = self._finish(job)
+    def _next(self) -> None:
+        """Run the job that waits longest; none is left where ``stop`` was faster."""
+        try:
+            job = self._queue.popleft()
+        except IndexError:
+            return
+        with self._service.telemetry.deferred() as seen:
+            seen.outcome = self._finish(job)
 
     def _finish(self, job: _Job) -> str:
         """Run a request and record what came of it; in a word."""

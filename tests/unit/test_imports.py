@@ -19,7 +19,7 @@ PACKAGE = ROOT / "src" / "preheat"
 LAYERS = (
     # Lowest first: a module imports from its own layer and from those before it.
     {"errors"},
-    {"settings", "phases"},
+    {"settings", "phases", "workers"},
     {"manifest", "tensors", "fingerprint", "stores", "choice", "trust", "highwater"},
     {"metrics", "trace_context", "telemetry"},
     {"span_queue", "tracing"},

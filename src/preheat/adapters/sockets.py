@@ -20,10 +20,10 @@ from functools import partial
 
 from ..errors import ShedError
 from ..service import Service
+from ..workers import Workers
 from .connection import Connection, Next
 from .routes import HttpRequest, HttpResponse, match
 from .shedding import shed_early
-from .workers import Workers
 
 MAX_CONNECTIONS = 1024
 """Beyond these, connections are told that there are too many."""
