@@ -347,10 +347,9 @@ def from_settings(
     telemetry = Telemetry.from_settings(settings, environ or {})
     ledger = None
     if settings.ledger:  # what is wrong with it is told now, not to the first client
-        from .ledger import check_installed, open_ledger
+        from .ledger import open_ledger
 
         ledger = open_ledger(settings.ledger, blobs=settings.ledger_blobs)
-        check_installed(settings.ledger)
 
     def idempotency() -> Idempotency:
         from .idempotency import Idempotency  # the first keyed request needs it, no other

@@ -237,6 +237,6 @@ def test_a_setting_that_cannot_be_meant_ends_the_start(
 
 
 def test_a_ledger_whose_package_is_missing_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("preheat.ledger.remote.find_spec", lambda _: None)
     with pytest.raises(SettingsError, match=r"needs psycopg: pip install 'preheat\[postgres\]'"):
         Function(environ={"PREHEAT_LEDGER": "postgresql://nobody@localhost/x"})

@@ -159,28 +159,12 @@ def open_ledger(url: str, *, blobs: str = "") -> Ledger:
 
     ``sqlite:///relative/path``, ``sqlite:////absolute/path``, ``redis://``, ``rediss://``, ``valkey://``,
     ``postgresql://``, ``dynamodb://table``. ``blobs``: a folder, ``file://``, ``s3://``, ``gs://`` or ``az://``
-    for what is too large for a record. Raises SettingsError for anything else.
+    for what is too large for a record. Raises SettingsError for anything else, and where the client's package
+    is not installed.
     """
     from .blobs import WithBlobs, open_place
 
     return WithBlobs(_store(url), open_place(blobs))
-
-
-_PACKAGES = {
-    **dict.fromkeys(("redis", "rediss", "valkey", "valkeys"), ("redis", "redis")),
-    **dict.fromkeys(("postgresql", "postgres"), ("psycopg", "postgres")),
-    "dynamodb": ("boto3", "dynamodb"),
-}
-"""By scheme: the package that is imported for it, and the extra that brings it."""
-
-
-def check_installed(url: str) -> None:
-    """Raise SettingsError where the package that a ledger needs is not there. Imports nothing of it."""
-    from importlib.util import find_spec
-
-    package, extra = _PACKAGES.get(url.partition("://")[0], ("", ""))
-    if package and find_spec(package) is None:
-        raise SettingsError(f"PREHEAT_LEDGER needs {package}: pip install 'preheat[{extra}]'")
 
 
 def _store(url: str) -> Ledger:

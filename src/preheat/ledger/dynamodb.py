@@ -7,7 +7,6 @@ That may be a second or two late; who has watched a lease all along takes it ove
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from ..errors import LedgerError, SettingsError
 from . import Claim, Claimed, InProgress, Mismatch, Pending, Record, Replay
 from . import dynamodb_table as table
 from .dynamodb_items import KNOWN, kept, number, read_item
-from .remote import CALL_S, Remote, T, first_line, missing
+from .remote import Remote, T
 from .server_clock import Bounds, ServerClock
 from .watch import Watch
 
@@ -26,17 +25,14 @@ if TYPE_CHECKING:
     from botocore.client import BaseClient
 
 _PRECISE_S = 0.1
-_AGAIN = {
-    *("ProvisionedThroughputExceededException", "ThrottlingException", "RequestLimitExceeded"),
-    *("InternalServerError", "ServiceUnavailable", "TransactionConflictException", "LimitExceededException"),
-    *("ReplicatedWriteConflictException", "500", "502", "503", "504"),
-}
 
 
 class DynamoLedger(Remote["BaseClient"]):
     """``dynamodb://table``, with ``?region=`` and ``?endpoint=`` where AWS_REGION and AWS_ENDPOINT_URL do not
     say them; credentials by boto3's chain."""
 
+    package = "boto3"
+    extra = "dynamodb"
     limit = 192 * 1024
     """An item takes 400 KB: a request and an outcome."""
     durability = "every acknowledged outcome survives the loss of an availability zone"
@@ -354,30 +350,9 @@ class DynamoLedger(Remote["BaseClient"]):
         )
 
     def _make(self) -> BaseClient:
-        try:
-            import boto3
-            from botocore.config import Config
-            from botocore.exceptions import BotoCoreError
-        except ImportError as error:
-            raise missing("boto3", "dynamodb") from error
-        config = Config(
-            connect_timeout=CALL_S,
-            read_timeout=CALL_S,
-            retries={"total_max_attempts": 1},  # ours know the deadline, and when a request was sent
-            tcp_keepalive=True,
-            max_pool_connections=64,
-        )
-        region = self._region or os.environ.get("AWS_REGION") or None  # boto3 knows AWS_DEFAULT_REGION alone
-        try:
-            client: BaseClient = boto3.session.Session().client(
-                "dynamodb", region_name=region, endpoint_url=self._endpoint or None, config=config
-            )
-        except (BotoCoreError, ValueError) as error:
-            raise LedgerError(
-                f"the ledger {self.name} cannot be used: {first_line(error)} (AWS_REGION or ?region=)"
-            ) from error
-        client.meta.events.register("before-parse.dynamodb", _whole)
-        return client
+        from .dynamodb_client import make_client
+
+        return make_client(self.name, self._region, self._endpoint)
 
     def _shut(self, client: BaseClient) -> None:
         client.close()
@@ -388,28 +363,9 @@ class DynamoLedger(Remote["BaseClient"]):
         self._watch = Watch()
 
     def _said(self, error: Exception) -> tuple[str, bool] | None:
-        from botocore import exceptions
+        from .dynamodb_client import said, schema_fault
 
-        if isinstance(error, exceptions.ClientError):
-            code, words = error.response["Error"].get("Code", ""), first_line(error)
-            if code == "ResourceNotFoundException":
-                raise self._old("does not exist") from error
-            if code == "ValidationException" and ("index" in words or "key element" in words):
-                raise self._old("has another schema") from error
-            return f"refuses: {words}", code in _AGAIN
-        if isinstance(error, exceptions.HTTPClientError):
-            return f"cannot be reached: {first_line(error)}", True
-        if isinstance(error, exceptions.BotoCoreError):
-            return f"cannot be used: {first_line(error)}", False
-        return None
-
-
-def _whole(response_dict: dict[str, Any], **_: Any) -> None:
-    """Refuse an answer that was cut among its headers: botocore takes it for a whole one, without a body."""
-    from botocore.exceptions import ConnectionClosedError
-
-    headers = response_dict["headers"]
-    if "transfer-encoding" not in headers and headers.get("content-length") != str(
-        len(response_dict["body"])
-    ):
-        raise ConnectionClosedError(endpoint_url="the ledger")
+        fault = schema_fault(error)
+        if fault:
+            raise self._old(fault) from error
+        return said(error)

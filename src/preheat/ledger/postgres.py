@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 from ..errors import LedgerError, SettingsError
 from . import Claim, Claimed, InProgress, Mismatch, Pending, Record, Replay
 from . import postgres_schema as schema
-from .remote import Remote, first_line, missing
+from .remote import Remote, first_line
 
 if TYPE_CHECKING:
     from .postgres_connections import Connections
@@ -20,6 +20,8 @@ _PURGE_EVERY = 256
 class PostgresLedger(Remote["Connections"]):
     """``postgresql://[user:password@]host[:port]/database``, with libpq's options and environment."""
 
+    package = "psycopg"
+    extra = "postgres"
     limit = 16 * 1024**2
     durability = (
         "every acknowledged outcome survives a crash of the server, with its defaults (fsync and "
@@ -132,12 +134,10 @@ class PostgresLedger(Remote["Connections"]):
         return self._call(query)
 
     def _make(self) -> Connections:
-        try:
-            import psycopg
+        import psycopg
 
-            from .postgres_connections import Connections
-        except ImportError as error:
-            raise missing("psycopg", "postgres") from error
+        from .postgres_connections import Connections
+
         try:
             given = psycopg.conninfo.conninfo_to_dict(self._url)
         except psycopg.ProgrammingError as error:

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from ..errors import LedgerError, SettingsError
 from . import Claim, Claimed, InProgress, Mismatch, Pending, Record, Replay
 from . import redis_scripts as scripts
-from .remote import CALL_S, Remote, first_line, missing
+from .remote import CALL_S, Remote, first_line
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -25,6 +25,8 @@ class RedisLedger(Remote["Redis"]):
     """``redis://[user:password@]host[:port]/[database]``, ``rediss://`` over TLS, ``valkey://`` and
     ``valkeys://`` alike. ``?prefix=``: what begins every key (``preheat``); other options are redis-py's."""
 
+    package = "redis"
+    extra = "redis"
     limit = 4 * 1024**2
     durability = (
         "what the server's persistence keeps: every acknowledged outcome with appendonly yes and appendfsync "
@@ -124,12 +126,10 @@ class RedisLedger(Remote["Redis"]):
         return self._call(call)
 
     def _make(self) -> Redis:
-        try:
-            from redis import Redis
-            from redis.backoff import NoBackoff
-            from redis.retry import Retry
-        except ImportError as error:
-            raise missing("redis-py", "redis") from error
+        from redis import Redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
         try:
             client = Redis.from_url(
                 self._url,

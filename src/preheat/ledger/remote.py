@@ -10,9 +10,10 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Generic, TypeVar
 
-from ..errors import LedgerError
+from ..errors import LedgerError, SettingsError
 from .forks import ForkAware, keep_open
 
 CALL_S = 2.0
@@ -26,9 +27,16 @@ T = TypeVar("T")
 
 
 class Remote(ForkAware, ABC, Generic[C]):
-    """``name``: the store as messages name it, without its password."""
+    """``name``: the store as messages name it, without its password. Raises SettingsError where the client's
+    package is not there; it is not imported before the first call."""
+
+    package: str
+    extra: str
+    """Of preheat, which brings the package."""
 
     def __init__(self, name: str) -> None:
+        if find_spec(self.package) is None:
+            raise SettingsError(f"{name} needs {self.package}: pip install 'preheat[{self.extra}]'")
         super().__init__()
         self.name = name
         self._client: C | None = None
@@ -75,17 +83,18 @@ class Remote(ForkAware, ABC, Generic[C]):
         client = self._client
         if client is None:
             with self._lock:
-                client = self._client = self._client or self._make()
+                try:
+                    client = self._client = self._client or self._make()
+                except ImportError as error:  # of what the package needs itself
+                    raise LedgerError(
+                        f"the ledger {self.name} cannot be used: {first_line(error)}"
+                    ) from error
         return client
 
     def _forked(self) -> None:
         if self._client is not None:
             keep_open(self._client)
             self._client = None
-
-
-def missing(package: str, extra: str) -> LedgerError:
-    return LedgerError(f"this ledger needs {package}: pip install 'preheat[{extra}]'", code="unsupported")
 
 
 def first_line(error: BaseException) -> str:
