@@ -139,9 +139,7 @@ class LambdaHandler:
         from ..protocol import openai, v2  # noqa: F401 - loaded, not used
         from . import keys, sqs  # noqa: F401
 
-        with contextlib.suppress(
-            errors.NotFoundError
-        ):  # neither FastAPI nor Mangum: then nobody asks for them
+        with contextlib.suppress(errors.NotFoundError):  # neither FastAPI nor Mangum is there: nor asked for
             _ = self.mangum
         with contextlib.suppress(ModuleNotFoundError):
             self._open_telemetry()

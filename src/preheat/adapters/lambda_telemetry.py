@@ -62,10 +62,11 @@ class Telemetry:
         """A start's figures: metrics in CloudWatch's embedded format on standard output, one value a phase,
         and its phases as subsegments where the invocation is traced."""
         metrics = self._metrics()
-        for name, value in self._dimensions(report).items():
+        dimensions = self._dimensions(report)
+        for name, value in dimensions.items():
             metrics.add_dimension(name=name, value=value)
         # An alarm names all the dimensions of a set: this one is for those on a version, whatever its starts.
-        version = self._dimensions(report)["function_version"]
+        version = dimensions["function_version"]
         metrics.add_dimensions(service=self._service, function_version=version)
         for name, figure in figures(report).items():
             metrics.add_metric(name=name, unit="Milliseconds", value=figure)

@@ -27,4 +27,4 @@ def shed_early(service: Service, request: HttpRequest, route: Route) -> HttpResp
         service.telemetry.bind(tenant)
         return from_error(service, refusal)
 
-    return observed(service, request, "/" + "/".join(route.pattern), answer)
+    return observed(service, request, route.name, answer)
