@@ -71,18 +71,21 @@ class _Thread(threading.local):
 
 
 class LedgerPersistenceLayer(BasePersistenceLayer):
-    """``ledger``: one that is open, or its URL as PREHEAT_LEDGER has it. ``lease``: seconds after which the
-    key of an instance that died may be run by another; renewed while the function runs. ``wait``: seconds to
-    wait for another execution of the key, before IdempotencyAlreadyInProgressError.
+    """``ledger``: one that is open, or its URL as PREHEAT_LEDGER has it; ``blobs``: where what is too large
+    for its records lies, as PREHEAT_LEDGER_BLOBS has it. ``lease``: seconds after which the key of an
+    instance that died may be run by another; renewed while the function runs. ``wait``: seconds to wait for
+    another execution of the key, before IdempotencyAlreadyInProgressError.
 
     May be shared by threads and by functions, nested ones too. Raises SettingsError for another URL.
     """
 
-    def __init__(self, ledger: Ledger | str, *, lease: float = 10.0, wait: float = 0.0) -> None:
+    def __init__(
+        self, ledger: Ledger | str, *, blobs: str = "", lease: float = 10.0, wait: float = 0.0
+    ) -> None:
         if not lease > 0 or not wait >= 0:
             raise UsageError("lease must be more than 0 seconds, and wait not less than 0")
         self._thread = _Thread()
-        self._ledger = open_ledger(ledger) if isinstance(ledger, str) else ledger
+        self._ledger = open_ledger(ledger, blobs=blobs) if isinstance(ledger, str) else ledger
         self._lease = lease
         self._wait = wait
         self._heart = Heart(self._ledger, lease)

@@ -31,6 +31,7 @@ from moto import mock_aws
 
 from preheat.errors import SettingsError, UsageError
 from preheat.ledger import open_ledger
+from preheat.ledger.sqlite import SqliteLedger
 from preheat.powertools import LedgerPersistenceLayer
 
 
@@ -464,6 +465,18 @@ def test_a_record_is_read_as_powertools_wants_it(layers: Callable[..., LedgerPer
     assert layer._get_record(key).status == "INPROGRESS"
     owner.end()
     assert layer._get_record(key).response_json_as_dict() == {"a": 1}
+
+
+def test_a_result_too_large_for_a_record_lies_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SqliteLedger, "limit", 2000)
+    url, large = f"sqlite:///{tmp_path}/ledger.db", {"a": "x" * 5000}
+    layer = LedgerPersistenceLayer(url, blobs=str(tmp_path / "blobs"))
+    assert handler(layer, lambda _: large)(EVENT, context()) == large
+    assert handler(layer, never)(EVENT, context()) == large
+    assert any(path.is_file() for path in (tmp_path / "blobs").rglob("*"))
+    layer.close()
 
 
 def test_wrong_use_is_said() -> None:

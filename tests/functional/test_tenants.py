@@ -154,6 +154,8 @@ def test_metrics_traces_and_the_log_tell_tenants_apart(filetype_artifact: Path, 
         with serving(filetype_artifact, **environ) as running:
             assert predict(running, x_api_key="pk_acme").status == 200
             assert predict(running, x_api_key="pk_other").status == 401
+            unheard = running.request("GET", f"/v2/requests/{'0' * 40}", headers={"x-api-key": "pk_acme"})
+            assert unheard.status == 404
             text = running.request("GET", "/metrics").body.decode()
             _, out, _ = running.stop()
         (known, unknown) = sorted(collector.named("POST /predict", count=2), key=lambda s: s.begin_ns)
@@ -165,11 +167,11 @@ def test_metrics_traces_and_the_log_tell_tenants_apart(filetype_artifact: Path, 
     }
     ((tenant, _),) = (pair for pair in tenants if pair[1] == "ok")
     assert "acme" in tenant
-    assert tenants == {(tenant, "ok"): 1, ("", "rejected"): 1}
+    assert tenants == {(tenant, "ok"): 1, ("", "rejected"): 1, (tenant, "rejected"): 1}
     assert known.attributes["preheat.tenant"] == tenant_digest(tenant)
     assert "preheat.tenant" not in unknown.attributes
     assert not [
         value for span in collector.spans for value in span.attributes.values() if "acme" in str(value)
     ]
     lines = [json.loads(line) for line in out.splitlines()[1:]]
-    assert [line["tenant"] for line in lines] == [tenant, ""]
+    assert [line["tenant"] for line in lines] == [tenant, "", tenant]

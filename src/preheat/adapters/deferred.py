@@ -85,7 +85,9 @@ def _name(service: Service, request: HttpRequest, values: dict[str, str]) -> str
     digits = values["id"]
     if len(digits) != _ID or not digits.isalnum() or not service.takes_keys:
         raise _unknown(values)
-    return f"{tenant_prefix(routes.tenant_of(service, request))}.{digits}"
+    tenant = routes.tenant_of(service, request)
+    service.telemetry.bind(tenant)
+    return f"{tenant_prefix(tenant)}.{digits}"
 
 
 def _unknown(values: dict[str, str]) -> NotFoundError:
