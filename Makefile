@@ -53,7 +53,7 @@ layers-lock: .venv/.test ## lock what the layers hold by pyproject.toml; LOCK=--
 
 templates: .venv/.test filetype embed ## write sam/ anew, from the artifacts at hand
 	for package in zip image; do \
-	  $(BIN)/preheat render sam functions/filetype/app.py functions/embed/app.py -o sam --package $$package || exit; done
+	  $(BIN)/preheat render sam functions/filetype/app.py functions/embed/app.py -o sam --force --package $$package || exit; done
 
 filetype: functions/filetype/artifact/manifest.json ## the artifact of functions/filetype
 embed: functions/embed/artifact/manifest.json ## the artifact of functions/embed (exports with torch)

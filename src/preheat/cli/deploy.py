@@ -98,10 +98,17 @@ def render_sam(
     python: Python = "3.12",
     architecture: Architecture = None,
     layers: Annotated[str, typer.Option(metavar="DIR", help="Where `make layers` wrote.")] = "out/layers",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")] = False,
 ) -> None:
     """Write a SAM template: sizes from measurements, SnapStart, alarms, the ledger's table, a bucket."""
     from ..deploy import commands
 
     commands.render_sam(
-        targets, out=out, package=package, python=python, architecture=architecture, layers=layers
+        targets,
+        out=out,
+        package=package,
+        python=python,
+        architecture=architecture,
+        layers=layers,
+        force=force,
     )

@@ -38,6 +38,8 @@ def serve(
     if host is not None:
         environ["PREHEAT_HOST"] = host
     shown = Settings.from_environ(environ)
+    if "://" not in target and not os.path.exists(target):
+        raise UsageError(f"{target} does not exist; `preheat build SOURCE -o {target}` makes an artifact")
     sys.stderr.write(
         f"serving {target} on http://{shown.host}:{shown.port} (/docs, /coldstart); Ctrl-C ends it\n"
     )

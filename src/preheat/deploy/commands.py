@@ -174,6 +174,7 @@ def render_sam(
     python: str,
     architecture: str | None,
     layers: str,
+    force: bool = False,
 ) -> int:
     """Write a template, or print it; gives the exit status."""
     try:
@@ -199,6 +200,6 @@ def render_sam(
     if out is None:
         sys.stdout.write(template.text)
     else:
-        for path in write(template, out):
+        for path in write(template, out, force=force):
             sys.stderr.write(f"wrote {path}\n")
     return 0

@@ -155,7 +155,7 @@ def _signer(path: str | None) -> Signer | None:
 
 def _change(change: Change) -> str:
     was = f", was {change.before[:12]}" if change.before and change.changed else ""
-    verb = "names" if change.changed else "named already"
+    verb = "names" if change.changed else "already names"
     return f"{change.alias} {verb} {change.version[:12]} (epoch {change.epoch}{was})"
 
 

@@ -31,7 +31,9 @@ def listing(location: str, *, timeout_s: float) -> dict[str, Any]:
         if last in bucket.folders("artifacts"):
             root, only, names = above, last, [last]
     if not names:
-        raise MissingError(f"{location}: no artifact was published here")
+        inside = Bucket(root, Deadline(timeout_s)).folders("")
+        below = ", ".join(f"{root}/{name}" for name in inside[:5])
+        raise MissingError(f"{location}: no artifact was published here{below and f'; look into {below}'}")
     return {
         "root": root,
         "artifacts": [_artifact(bucket, name) for name in names if not only or name == only],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 from ..errors import ConflictError, StoreError
@@ -63,6 +64,10 @@ def said(root: str, key: str) -> Iterator[None]:
             ) from error
         if any(sign in text for sign in _DENIED):
             raise StoreError(f"{where}: permission denied: {reason(error)}", code="denied") from error
+        if "error sending request" in text:
+            server = re.search(r"https?://[^/\s]+", text)
+            hint = "; is AWS_ENDPOINT_URL right?" if server and "amazonaws.com" not in server[0] else ""
+            raise StoreError(f"{where}: no answer from {server[0] if server else root}{hint}") from error
         raise StoreError(f"{where}: {reason(error)}") from error
 
 

@@ -156,6 +156,21 @@ def test_render_prints_or_writes(filetype_artifact: Path, tmp_path: Path) -> Non
     assert "build-FiletypeFunction:" in (tmp_path / "out" / "Makefile").read_text()
 
 
+def test_render_overwrites_nothing_that_somebody_changed(filetype_artifact: Path, tmp_path: Path) -> None:
+    command = ("render", "sam", FILETYPE, "-o", tmp_path)
+    for _ in range(2):  # what is alike is no obstacle
+        assert preheat(*command).status == 0
+    template = tmp_path / "template.yaml"
+    changed = template.read_text() + "# mine\n"
+    template.write_text(changed)
+    refused = preheat(*command)
+    assert refused.status == 2
+    assert "template.yaml is there already, with another content: --force" in refused.error
+    assert template.read_text() == changed
+    assert preheat(*command, "--force").status == 0
+    assert template.read_text() != changed
+
+
 def test_an_artifact_without_an_app_needs_no_code(filetype_artifact: Path, tmp_path: Path) -> None:
     alone = shutil.copytree(filetype_artifact, tmp_path / "alone")
     template = load(preheat("render", "sam", alone).out)

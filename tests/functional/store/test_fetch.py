@@ -359,7 +359,7 @@ def test_a_store_that_is_down(moto: Place, artifact: Path, tmp_path: Path, cache
     quick: dict[str, Any] = {"fetch_timeout": 2.0}
     using(unreachable(moto))
     for stale in (0.0, 60.0):  # it was not noted then
-        with pytest.raises(StoreError, match=r"aliases/prod\.json: .*error sending request"):
+        with pytest.raises(StoreError, match=r"aliases/prod\.json: .*no answer from http"):
             opened(moto, "prod", cache, stale=stale, **quick)
     using(moto)
     opened(moto, "prod", cache, stale=60.0)[0].close()
@@ -369,10 +369,10 @@ def test_a_store_that_is_down(moto: Place, artifact: Path, tmp_path: Path, cache
     assert again.version == version_of(artifact)
     assert 0 < told(clock)["stale_s"] < 60
     again.close()
-    with pytest.raises(StoreError, match="error sending request"):
+    with pytest.raises(StoreError, match="no answer from http"):
         opened(moto, "next", cache, stale=60.0, **quick)
     time.sleep(0.2)
-    with pytest.raises(StoreError, match="error sending request"):
+    with pytest.raises(StoreError, match="no answer from http"):
         opened(moto, "prod", cache, stale=0.1, **quick)
     using(moto)
     other = make_artifact(tmp_path / "other", weights=b"other")

@@ -91,6 +91,8 @@ def test_an_alias_is_promoted_and_rolled_back(place: Place, one: Path, two: Path
     named = {alias["alias"]: (alias["version"], alias["epoch"]) for alias in artifact["aliases"]}
     assert named == {"prod": (version_of(one), 5), "next": (version_of(third), 3)}
     assert succeeds(place.environ, "ls", f"{place.root}/m") == found
+    above = place.root.rpartition("/")[0]
+    assert f"look into {above}/" in fails(place.environ, "ls", above)
 
 
 def test_a_version_that_lost_a_file_is_not_promoted(folder: Place, one: Path) -> None:

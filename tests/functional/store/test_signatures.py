@@ -95,7 +95,7 @@ def test_what_is_not_signed_is_refused(folder: Place, key: Key, one: Path, tmp_p
     for which in ("prod", version_of(one)):
         deployment.runs(which)
     done = command({}, "promote", f"{folder.root}/m@{version_of(one)}", "--alias", "prod")
-    assert "named already" in done.out
+    assert "already names" in done.out
 
 
 def test_another_key_is_refused(folder: Place, key: Key, one: Path, tmp_path: Path) -> None:

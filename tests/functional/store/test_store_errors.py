@@ -125,7 +125,7 @@ def test_a_profile_that_cannot_be_used(moto: Place, tmp_path: Path) -> None:
 def test_a_server_that_is_not_there(moto: Place, artifact: Path, tmp_path: Path) -> None:
     dead = {**moto.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "PREHEAT_FETCH_TIMEOUT": "1"}
     for words in everything(moto, artifact, tmp_path):
-        assert "error sending request" in fails(dead, *words)
+        assert "no answer from http://127.0.0.1:9; is AWS_ENDPOINT_URL right?" in fails(dead, *words)
 
 
 def test_what_does_not_exist(place: Place, artifact: Path, tmp_path: Path) -> None:
