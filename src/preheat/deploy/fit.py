@@ -251,8 +251,25 @@ def _snapstart(facts: Facts, plan: Plan, tables: Tables) -> Iterator[Finding]:
 
 
 def _store(facts: Facts) -> Iterator[Finding]:
-    if facts.stored:
-        named = f"the alias {facts.alias!r}" if facts.alias else "the version"
+    if not facts.stored:
+        return
+    scheme = facts.location.partition("://")[0]
+    named = f"the alias {facts.alias!r}" if facts.alias else "the version"
+    if scheme == "file":
+        yield Finding(
+            "store",
+            "does not fit",
+            f"{facts.location} lies on this machine, where no function sees it",
+            "publish it to s3://bucket/prefix/name, or deploy the folder",
+        )
+    elif scheme != "s3":
+        yield Finding(
+            "store",
+            "beware",
+            f"{scheme}:// is another cloud's: the function needs its credentials, and a start the way",
+            "publish it to s3://bucket/prefix/name, for which `render sam` writes the policy",
+        )
+    else:
         yield Finding("store", "fits", f"{named} is there: {facts.manifest.version[:19]}…")
 
 

@@ -202,6 +202,15 @@ def test_an_alias_of_the_store_stays_in_the_snapshot() -> None:
     assert not said(facts(**STORED), PLAN, "snapshot_alias")
 
 
+@pytest.mark.parametrize(
+    ("root", "verdict"),
+    [("s3://bucket/p", "fits"), ("gs://bucket/p", "beware"), ("file:///srv/p", "does not fit")],
+)
+def test_where_a_function_can_fetch_from(root: str, verdict: str) -> None:
+    found = facts(stored=True, location=f"{root}/m@{'a' * 12}")
+    assert [f.verdict for f in said(found, PLAN, "store")] == [verdict]
+
+
 def test_variants_for_another_architecture() -> None:
     arm = PLAN._replace(architecture="arm64")
     (text,) = refused(facts(), arm, "architecture")
