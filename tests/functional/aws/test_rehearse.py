@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from ...conftest import ROOT
+from ..store.samples import succeeds
+from ..store.servers import moto
 
 START = "from preheat import Function, snapshot\nfunction = Function(__file__)\n"
 END = "\nhandler = function.handler\n"
@@ -208,6 +210,17 @@ def test_a_function_that_does_not_start_says_why(
     (tmp_path / "artifact").symlink_to(filetype_artifact)
     done = rehearsed(app, 2)
     assert (done.returncode, said in done.stderr) == (status, True), done.stderr
+
+
+def test_an_artifact_that_was_fetched_before_the_snapshot_leaves_no_client(
+    filetype_artifact: Path, tmp_path: Path
+) -> None:
+    with moto() as store:
+        place = f"{store.at(tmp_path.name)}/filetype"
+        succeeds(store.environ, "publish", filetype_artifact, place, "--alias", "prod")
+        environ = {"PREHEAT_ARTIFACT": f"{place}@prod", "PREHEAT_CACHE": str(tmp_path), **store.environ}
+        done = rehearsed(ROOT / "functions" / "filetype" / "app.py", 5, **environ)
+    assert (done.returncode, json.loads(done.stdout)["findings"]) == (0, [])
 
 
 @pytest.mark.parametrize("name", ["filetype", "embed"])
