@@ -7,7 +7,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import pytest
 from hypothesis import settings
 
 from preheat import function
+from preheat.measure.client import free_port
 
 ROOT = Path(__file__).parent.parent
 
@@ -80,9 +80,7 @@ class Server:
     """`python -m preheat.server` in a process of its own."""
 
     def __init__(self, artifact: Path | str, **environ: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREHEAT_")}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "preheat.server"],

@@ -20,6 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from preheat.measure.client import free_port
+
 DEADLINE_S = 60.0
 NOBODY = 65534
 """The user that PostgreSQL runs as where the tests run as root, which it refuses."""
@@ -194,12 +196,6 @@ class DynamoServer(_Process):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 5):
             return True
         return False
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _postgres(program: str) -> Path:

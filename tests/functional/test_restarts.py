@@ -10,12 +10,13 @@ import contextlib
 import http.client
 import os
 import signal
-import socket
 import threading
 import time
 from pathlib import Path
 
 from benchmarks import load
+
+from preheat.measure.client import free_port
 
 from ..conftest import Server
 
@@ -94,9 +95,7 @@ class Keyed:
 def test_restarts_under_load_lose_nothing_that_was_accepted(filetype_artifact: Path, tmp_path: Path) -> None:
     (tmp_path / "artifact").symlink_to(filetype_artifact)
     (tmp_path / "app.py").write_text(APP)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environ = {
         "SEEN": str(tmp_path / "seen"),
         "PREHEAT_CACHE": str(tmp_path / "cache"),

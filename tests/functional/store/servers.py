@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from preheat.measure.client import free_port
+
 BUCKET = "bucket"
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
 
@@ -34,7 +36,7 @@ class Endpoint(NamedTuple):
 @contextlib.contextmanager
 def moto() -> Iterator[Endpoint]:
     """It answers ranges with 206, and honours conditions on writes."""
-    port = _free_port()
+    port = free_port()
     serve = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with _running(serve, port):
         url = f"http://127.0.0.1:{port}"
@@ -46,7 +48,7 @@ def moto() -> Iterator[Endpoint]:
 def rclone(folder: Path) -> Iterator[Endpoint]:
     """It answers ranges with 200, and ignores conditions on writes."""
     (folder / BUCKET).mkdir(parents=True)
-    port = _free_port()
+    port = free_port()
     program = str(Path(sysconfig.get_path("scripts")) / "rclone")
     with _running([program, "serve", "s3", str(folder), "--addr", f"127.0.0.1:{port}"], port):
         yield Endpoint(f"http://127.0.0.1:{port}")
@@ -67,9 +69,3 @@ def _running(command: list[str], port: int) -> Iterator[None]:
     finally:
         process.terminate()
         process.wait(10)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
