@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import fingerprint
@@ -46,8 +47,10 @@ def bootstrap(
     clock: PhaseClock,
     task: type[Task] | None = None,
     platform: str = "process",
+    deployment: Mapping[str, str] | None = None,
 ) -> Loaded:
     """Start an instance. ``task``: a class of the function's own, in place of the manifest's built-in one.
+    ``deployment``: what the platform calls it, for the report.
 
     Raises ArtifactError or EngineError; the message names the file or variant and the cause.
     """
@@ -98,6 +101,7 @@ def bootstrap(
             "fallback": fallback,
             "cache": artifact.cached,
             "host": machine._asdict(),
+            "deployment": dict(deployment or {}),
         },
     )
     return Loaded(

@@ -186,10 +186,11 @@ class Settings:
         return max(int(memory) // 1769, 1)
 
     def cache_dir(self, environ: Mapping[str, str]) -> str:
-        """The cache folder: PREHEAT_CACHE, ``/tmp`` on Lambda, else the user's cache folder."""
+        """The cache folder: PREHEAT_CACHE, ``/tmp`` on Lambda, Knative and Cloud Run, else the user's cache
+        folder."""
         if self.cache:
             return self.cache
-        if environ.get("AWS_LAMBDA_FUNCTION_NAME"):
+        if environ.get("AWS_LAMBDA_FUNCTION_NAME") or environ.get("K_SERVICE"):
             return "/tmp/preheat"  # noqa: S108 - the one writable folder there, private to the instance
         base = environ.get("XDG_CACHE_HOME") or os.path.join(environ.get("HOME") or "/tmp", ".cache")  # noqa: S108
         return os.path.join(base, "preheat")
