@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import fingerprint
-from .choice import Choice, choose
+from .choice import Choice, choose, worse
 from .download import Artifact, download
 from .errors import EngineError, TrustError
-from .manifest import PORTABLE
 from .phases import ColdStartReport, Phase, PhaseClock
 from .settings import Settings
 from .stores import Reference, Store
@@ -31,7 +30,7 @@ class Loaded(NamedTuple):
     max_bytes: int
     """Largest request body, in bytes."""
     fallback: str | None
-    """Why ``portable`` runs although something better was built; None where the best one runs."""
+    """Why less runs than was built: ``portable``, or the CPU in place of a GPU; None where the best runs."""
     batcher: Batcher | None = None
     """Joins requests that wait at the same time; None where each runs alone."""
     artifact: Artifact | None = None
@@ -87,7 +86,7 @@ def bootstrap(
             if variant is choice.variants[-1]:
                 raise
     fallback = None
-    if engine.variant.name == PORTABLE and failures:
+    if worse(artifact.manifest, engine.variant, failures):
         fallback = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
     report = ColdStartReport(
         clock,
