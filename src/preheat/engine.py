@@ -9,6 +9,7 @@ import numpy as np
 
 from .errors import EngineError, InvalidRequestError, UnprocessableError
 from .manifest import Manifest, Variant
+from .providers import CPU
 from .tensors import Array, Tensors, check_inputs
 
 _LEVELS = {
@@ -42,7 +43,10 @@ def open_session(path: str, variant: Variant, *, threads: int) -> Any:
     except Exception as error:  # onnxruntime's exceptions share no base but Exception
         raise EngineError(f"{path} cannot be opened: {first_line(error)}") from error
     if session.get_providers()[0] != provider:
-        raise EngineError(f"{path}: onnxruntime opened it on {session.get_providers()[0]}, not on {provider}")
+        advice = f": are the libraries of {provider} installed, and a device?" if provider != CPU else ""
+        raise EngineError(
+            f"{path}: onnxruntime opened it on {session.get_providers()[0]}, not on {provider}{advice}"
+        )
     return session
 
 
