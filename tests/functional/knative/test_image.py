@@ -16,6 +16,7 @@ from layers.targets import Target
 from preheat.manifest import load
 
 from ...conftest import ROOT, serving
+from ..store import servers
 from .image import Image, assemble, instructions
 
 DOCKERFILES = [ROOT / "knative" / f"Dockerfile.{name}" for name in ("cpu", "gpu")]
@@ -151,6 +152,25 @@ def test_it_answers_from_that_alone_as_its_user_on_a_read_only_root(
         ended, _, err = server.stop()
     assert (ended, err) == (0, "")
     assert sorted(isolated.root.rglob("*")) == before
+
+
+def test_the_model_may_be_fetched_into_tmp_in_place_of_being_baked_in(
+    isolated: Image, filetype_artifact: Path
+) -> None:
+    manifest = load((filetype_artifact / "manifest.json").read_bytes())
+    assert manifest.sample is not None
+    with servers.moto() as endpoint:
+        store = endpoint.at("image/filetype")
+        publish = [sys.executable, "-m", "preheat", "publish", str(filetype_artifact), store]
+        subprocess.run(publish, check=True, capture_output=True, env={**os.environ, **endpoint.environ})
+        environ = isolated.stage.environ | endpoint.environ | {"PATH": os.environ["PATH"]}
+        del environ["PREHEAT_ARTIFACT"]
+        command = isolated.command(*isolated.entry)
+        with serving(f"{store}@{manifest.version}", command=command, **environ) as server:
+            answer = server.request("POST", "/predict", manifest.sample["request"])
+            report = server.request("GET", "/coldstart").json()
+    assert answer.json() == manifest.sample["answer"]
+    assert report["cache"] == "miss"
 
 
 def test_every_library_of_it_works_there(isolated: Image) -> None:
