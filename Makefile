@@ -9,7 +9,7 @@ EXPORT := .venv-export/bin
 PIP := -m pip --disable-pip-version-check --quiet
 OUT := out
 
-.PHONY: help run serve test torture check format bench layers layers-lock templates filetype embed clean
+.PHONY: help run serve test test-gpu torture check format bench bench-gpu layers layers-lock templates filetype embed clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -25,6 +25,9 @@ serve: filetype ## the same function, up until Ctrl-C, on PORT (8080)
 test: .venv/.test .venv-export/.ready .venv-sam/.ready filetype embed ## every test, nothing skipped that can run here
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m 'not alone' $(PYTEST)
 	$(BIN)/python -m pytest -m alone $(PYTEST) || test $$? = 5 # of what was asked for, none is marked
+
+test-gpu: .venv-gpu/.ready ## what needs an NVIDIA GPU, with onnxruntime-gpu; elsewhere it says what is missing
+	.venv-gpu/bin/python -m pytest -m gpu tests/functional/gpu $(PYTEST)
 
 torture: .venv/.test ## every ledger under crashes, 100,000 keys and 2,000 kills each; an hour or two
 	@mkdir -p $(OUT)/torture
@@ -44,6 +47,9 @@ format: .venv/.test ## lay the code out anew
 
 bench: .venv/.test .venv-export/.ready .venv-sam/.ready filetype embed ## the figures that README quotes; takes minutes
 	$(BIN)/python -m benchmarks
+
+bench-gpu: .venv-gpu/.ready embed ## MiniLM by each provider of this machine's GPU
+	.venv-gpu/bin/python -m benchmarks gpu
 
 layers: .venv/.test filetype ## Lambda layers for each Python and architecture, checked, in out/layers
 	$(BIN)/python -m layers.build $(LAYERS)
@@ -92,5 +98,14 @@ functions/embed/artifact/manifest.json: .venv-export/.ready warmup/embed.json
 	.venv-sam/bin/python $(PIP) install --group sam
 	@touch $@
 
+# onnxruntime-gpu is the same Python package as onnxruntime: where both were installed, the last one stands.
+.venv-gpu/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/python $(PIP) install 'pip>=25.1'
+	.venv-gpu/bin/python $(PIP) install --editable '.[gpu]' --group test
+	.venv-gpu/bin/python $(PIP) uninstall --yes onnxruntime
+	.venv-gpu/bin/python $(PIP) install --force-reinstall --no-deps onnxruntime-gpu
+	@touch $@
+
 clean: ## forget everything that was made
-	rm -rf .venv .venv-export .venv-sam $(OUT) functions/*/artifact .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-export .venv-sam .venv-gpu $(OUT) functions/*/artifact .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -35,21 +35,52 @@ class Layer(NamedTuple):
     """Whether our own wheel is in it."""
     limit: int
     """Bytes unzipped, at most."""
+    folder: Path = REQUIREMENTS
+    """Where its lock lies."""
+    beside: bool = False
+    """Whether it is used beside ``runtime``, and so carries nothing that is in there."""
+    imports: tuple[str, ...] = ()
+    """What LEFT_OUT names, and this one imports all the same."""
+    without: tuple[str, ...] = ()
+    """What it does not carry although pyproject.toml asks for it: another requirement stands in its place."""
 
     @property
     def lock(self) -> Path:
-        return REQUIREMENTS / f"{self.name}.txt"
+        return self.folder / f"{self.name}.txt"
 
 
 RUNTIME = Layer("runtime", ("text",), own=False, limit=130 * MB)
 """numpy, onnxruntime, httptools, tokenizers: changes with their releases alone."""
 
-PREHEAT = Layer("preheat", ("store", "sign", "auth", "lambda", "dynamodb", "api"), own=True, limit=80 * MB)
+PREHEAT = Layer(
+    "preheat", ("store", "sign", "auth", "lambda", "dynamodb", "api"), own=True, limit=80 * MB, beside=True
+)
 """Our package, and what its doors, artifacts and ledger use on Lambda: obstore, cryptography, PyJWT,
 Powertools, Mangum, FastAPI. Redis' and PostgreSQL's clients and Pillow go with the functions that use
 them."""
 
 LAYERS = (RUNTIME, PREHEAT)
+
+CONTAINERS = Path(__file__).parent.parent / "knative" / "requirements"
+_SERVED = ("text", "image", "store", "sign", "auth", "redis", "postgres", "api", "metrics", "otel")
+
+CPU = Layer("cpu", _SERVED, own=True, limit=300 * MB, folder=CONTAINERS, imports=("protobuf",))
+"""The container images' packages: every task, stores, ledgers beside DynamoDB (whose boto3 is as large as all
+other clients together), FastAPI, metrics and traces. The limit is that of the whole image."""
+
+GPU = Layer(
+    "gpu",
+    (*_SERVED, "gpu"),
+    own=True,
+    limit=4_000 * MB,
+    folder=CONTAINERS,
+    imports=("protobuf",),
+    without=("onnxruntime",),
+)
+"""The same over CUDA: onnxruntime-gpu is the same Python package as onnxruntime, CUDA's libraries beside."""
+
+IMAGES = (CPU, GPU)
+LOCKED = (*LAYERS, *IMAGES)
 
 PRUNED = (
     # Not Python packages: console scripts, headers, locks.

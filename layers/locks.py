@@ -1,4 +1,4 @@
-"""Locked requirements: made by uv from pyproject.toml, one file a layer, for every Python and architecture.
+"""Locked requirements: made by uv from pyproject.toml, one file a layer or image, for every Python and CPU.
 
 They are universal: what differs by Python or platform carries a marker, and the hashes of all of a version's
 wheels stand beside it. ``make layers-lock`` writes them, ``verify`` holds them against pyproject.toml.
@@ -17,7 +17,7 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from .contents import LAYERS, LEFT_OUT, REQUIREMENTS, RUNTIME, Layer, LayerError
+from .contents import LEFT_OUT, LOCKED, REQUIREMENTS, RUNTIME, Layer, LayerError
 from .targets import Target
 from .uv import uv
 
@@ -80,9 +80,10 @@ def read(lock: Path) -> list[Pin]:
     return pins
 
 
-def left_out() -> set[str]:
+def left_out(layer: Layer = RUNTIME) -> set[str]:
+    """What a layer does not carry, whatever requires it."""
     lines = (line.partition("#")[0].strip() for line in LEFT_OUT.read_text().splitlines())
-    return {canonicalize_name(line) for line in lines if line}
+    return {canonicalize_name(line) for line in lines if line} - set(layer.imports) | set(layer.without)
 
 
 def wanted(layer: Layer, pyproject: Path = PYPROJECT) -> list[Requirement]:
@@ -92,14 +93,14 @@ def wanted(layer: Layer, pyproject: Path = PYPROJECT) -> list[Requirement]:
     for extra in layer.extras:
         texts += project["optional-dependencies"][extra]
     requirements = [Requirement(text) for text in texts]
-    return [r for r in requirements if canonicalize_name(r.name) not in left_out()]
+    return [r for r in requirements if canonicalize_name(r.name) not in left_out(layer)]
 
 
 def verify(layer: Layer, target: Target, pyproject: Path = PYPROJECT) -> list[Pin]:
     """The pins that apply to a target. Raises LayerError where pyproject.toml asks for something else."""
     pins = [pin for pin in read(layer.lock) if pin.applies(target)]
     held = {pin.name: pin.version for pin in pins}
-    beside = {} if layer is RUNTIME else {p.name: p.version for p in read(RUNTIME.lock) if p.applies(target)}
+    beside = {p.name: p.version for p in read(RUNTIME.lock) if p.applies(target)} if layer.beside else {}
     for requirement in wanted(layer, pyproject):
         if requirement.marker and not requirement.marker.evaluate(environment(target)):
             continue
@@ -119,20 +120,13 @@ def write(layer: Layer, lock: Path, *, upgrade: bool) -> None:
     """Resolve anew; what ``lock`` pins already stays where it still fits, unless ``upgrade``."""
     extras = [argument for extra in layer.extras for argument in ("--extra", extra)]
     with tempfile.TemporaryDirectory() as folder:
-        beside = Path(folder) / "beside.txt"  # what the other layer brings
-        names = set() if layer is RUNTIME else {pin.name for pin in read(RUNTIME.lock)}
-        beside.write_text("\n".join(sorted(names)))
+        excludes = Path(folder) / "excludes.txt"
+        names = (
+            {pin.name for pin in read(RUNTIME.lock)} if layer.beside else set()
+        )  # the other layer brings them
+        excludes.write_text("\n".join(sorted(names | left_out(layer))))
         _compile(
-            [
-                str(PYPROJECT.relative_to(ROOT)),
-                *extras,
-                "--excludes",
-                str(LEFT_OUT),
-                "--excludes",
-                str(beside),
-            ],
-            lock,
-            upgrade=upgrade,
+            [str(PYPROJECT.relative_to(ROOT)), *extras, "--excludes", str(excludes)], lock, upgrade=upgrade
         )
 
 
@@ -159,7 +153,8 @@ def main(arguments: list[str]) -> int:
     """``python -m layers.locks [--upgrade]``: write every lock."""
     upgrade = "--upgrade" in arguments
     try:
-        for layer in LAYERS:
+        for layer in LOCKED:
+            layer.lock.parent.mkdir(exist_ok=True)
             write(layer, layer.lock, upgrade=upgrade)
         _compile(
             [str((REQUIREMENTS / "build.in").relative_to(ROOT))], REQUIREMENTS / "build.txt", upgrade=upgrade
@@ -167,7 +162,7 @@ def main(arguments: list[str]) -> int:
     except LayerError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    sys.stdout.write("".join(f"{path}\n" for path in sorted(REQUIREMENTS.glob("*.txt")) if path != LEFT_OUT))
+    sys.stdout.write("".join(f"{layer.lock}\n" for layer in LOCKED))
     return 0
 
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +77,13 @@ class Answer:
 
 
 class Server:
-    """`python -m preheat.server` in a process of its own."""
+    """`python -m preheat.server` in a process of its own. ``command``: what starts it otherwise."""
 
-    def __init__(self, artifact: Path | str, **environ: str) -> None:
+    def __init__(self, artifact: Path | str, *, command: Sequence[str] = (), **environ: str) -> None:
         self.port = free_port()
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREHEAT_")}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "preheat.server"],
+            command or [sys.executable, "-m", "preheat.server"],
             env={
                 **inherited,
                 "PREHEAT_ARTIFACT": str(artifact),
@@ -144,9 +144,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(artifact: Path | str, **environ: str) -> Iterator[Server]:
+def serving(artifact: Path | str, *, command: Sequence[str] = (), **environ: str) -> Iterator[Server]:
     """A server for the length of a block."""
-    server = Server(artifact, **environ)
+    server = Server(artifact, command=command, **environ)
     try:
         yield server
     finally:

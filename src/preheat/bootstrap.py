@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import fingerprint
-from .choice import Choice, choose
+from .choice import Choice, choose, worse
 from .download import Artifact, download
 from .errors import EngineError, TrustError
-from .manifest import PORTABLE
 from .phases import ColdStartReport, Phase, PhaseClock
 from .settings import Settings
 from .stores import Reference, Store
@@ -30,7 +30,7 @@ class Loaded(NamedTuple):
     max_bytes: int
     """Largest request body, in bytes."""
     fallback: str | None
-    """Why ``portable`` runs although something better was built; None where the best one runs."""
+    """Why less runs than was built: ``portable``, or the CPU in place of a GPU; None where the best runs."""
     batcher: Batcher | None = None
     """Joins requests that wait at the same time; None where each runs alone."""
     artifact: Artifact | None = None
@@ -46,8 +46,10 @@ def bootstrap(
     clock: PhaseClock,
     task: type[Task] | None = None,
     platform: str = "process",
+    deployment: Mapping[str, str] | None = None,
 ) -> Loaded:
     """Start an instance. ``task``: a class of the function's own, in place of the manifest's built-in one.
+    ``deployment``: what the platform calls it, for the report.
 
     Raises ArtifactError or EngineError; the message names the file or variant and the cause.
     """
@@ -84,7 +86,7 @@ def bootstrap(
             if variant is choice.variants[-1]:
                 raise
     fallback = None
-    if engine.variant.name == PORTABLE and failures:
+    if worse(artifact.manifest, engine.variant, failures):
         fallback = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
     report = ColdStartReport(
         clock,
@@ -98,6 +100,7 @@ def bootstrap(
             "fallback": fallback,
             "cache": artifact.cached,
             "host": machine._asdict(),
+            "deployment": dict(deployment or {}),
         },
     )
     return Loaded(

@@ -9,6 +9,7 @@ import numpy as np
 
 from .errors import EngineError, InvalidRequestError, UnprocessableError
 from .manifest import Manifest, Variant
+from .providers import CPU
 from .tensors import Array, Tensors, check_inputs
 
 _LEVELS = {
@@ -36,13 +37,16 @@ def open_session(path: str, variant: Variant, *, threads: int) -> Any:
     for key, value in variant.config.items():
         options.add_session_config_entry(key, value)
     provider = variant.requires.provider
-    providers = [provider] if provider == "CPUExecutionProvider" else [provider, "CPUExecutionProvider"]
     try:
-        session = ort.InferenceSession(path, options, providers=providers)
+        # Without onnxruntime's own fallback, which would go on with another provider and say so in a print.
+        session = ort.InferenceSession(path, options, providers=variant.providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no base but Exception
         raise EngineError(f"{path} cannot be opened: {first_line(error)}") from error
     if session.get_providers()[0] != provider:
-        raise EngineError(f"{path}: onnxruntime opened it on {session.get_providers()[0]}, not on {provider}")
+        advice = f": are the libraries of {provider} installed, and a device?" if provider != CPU else ""
+        raise EngineError(
+            f"{path}: onnxruntime opened it on {session.get_providers()[0]}, not on {provider}{advice}"
+        )
     return session
 
 

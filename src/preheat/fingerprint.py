@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import NamedTuple
 
 from .manifest import Requires
+from .providers import DRIVER, NVIDIA
 
 ISA = (
     # The extensions by which onnxruntime's CPU kernels choose their code paths and weight layouts (MLAS,
@@ -24,6 +26,14 @@ class Fingerprint(NamedTuple):
     """CPUs that this process may use: affinity and the cgroup's quota."""
     onnxruntime: str = ""
     providers: tuple[str, ...] = ()
+    gpu: str = ""
+    """The GPU's architecture (``sm_90``); empty where there is none that can be used."""
+    gpu_name: str = ""
+    gpu_memory_mib: int = 0
+    driver: str = ""
+    """Of the GPU."""
+    libraries: dict[str, str] = {}
+    """CUDA's runtime, cuDNN and TensorRT by version, as far as they can be loaded."""
 
     def refuses(self, requires: Requires) -> str | None:
         """Why a variant cannot be opened here, in words; None where it can."""
@@ -46,21 +56,50 @@ class Fingerprint(NamedTuple):
                 return f"made for onnxruntime {low} up to {high}, this is {self.onnxruntime}"
         if self.providers and requires.provider not in self.providers:
             return f"needs {requires.provider}, this onnxruntime has {', '.join(self.providers)}"
+        return self._refuses_gpu(requires) if requires.provider in NVIDIA else None
+
+    def _refuses_gpu(self, requires: Requires) -> str | None:
+        if not self.gpu:
+            return f"needs {requires.provider}, and there is no GPU here that can be used"
+        if requires.gpu is not None and requires.gpu != self.gpu:
+            return f"its engine is for {requires.gpu}, this GPU ({self.gpu_name}) is {self.gpu}"
+        if requires.driver is not None and _release(self.driver) < _release(requires.driver):
+            return f"needs the GPU's driver {requires.driver} or newer, this is {self.driver}"
+        if self.onnxruntime and requires.libraries is not None:  # known together with onnxruntime
+            for name, version in requires.libraries.items():
+                here = self.libraries.get(name, "missing")
+                if here != version:
+                    return f"its engine is for {name} {version}, which is {here} here"
         return None
 
 
 def machine() -> Fingerprint:
     """The parts that can be told before onnxruntime is imported."""
-    return Fingerprint(os.uname().machine, _isa(), usable_cpus())
+    known = Fingerprint(os.uname().machine, _isa(), usable_cpus())
+    if any(map(os.path.exists, DRIVER)):
+        from .device import NoGpuError, find  # most hosts have none: then nothing is loaded
+
+        with contextlib.suppress(NoGpuError):
+            gpu = find()
+            return known._replace(
+                gpu=gpu.arch, gpu_name=gpu.name, gpu_memory_mib=gpu.memory_mib, driver=gpu.driver
+            )
+    return known
 
 
 def with_runtime(fingerprint: Fingerprint) -> Fingerprint:
-    """The whole; imports onnxruntime."""
+    """The whole; imports onnxruntime, and where there is a GPU that it can use, loads CUDA."""
     import onnxruntime
 
-    return fingerprint._replace(
+    known = fingerprint._replace(
         onnxruntime=onnxruntime.__version__, providers=tuple(onnxruntime.get_available_providers())
     )
+    if known.gpu and set(NVIDIA) & set(known.providers):
+        from .device import libraries, preload
+
+        preload()
+        return known._replace(libraries=libraries())
+    return known
 
 
 def usable_cpus() -> int:

@@ -94,6 +94,7 @@ class Function:
                     clock=clock,
                     task=self.task,
                     platform=platform(self._environ),
+                    deployment=deployment(self._environ),
                 )
             except PreheatError as error:
                 self.service.fail(error)
@@ -210,6 +211,13 @@ def platform(environ: Mapping[str, str]) -> str:
     if environ.get("K_SERVICE"):
         return "knative" if environ.get("KUBERNETES_SERVICE_HOST") else "cloudrun"
     return "process"
+
+
+def deployment(environ: Mapping[str, str]) -> dict[str, str]:
+    """What Knative and Cloud Run call this deployment: K_SERVICE, K_CONFIGURATION, K_REVISION (Knative's
+    runtime contract, "Process"); empty elsewhere."""
+    names = ("service", "configuration", "revision")
+    return {name: environ[f"K_{name.upper()}"] for name in names if environ.get(f"K_{name.upper()}")}
 
 
 _sink: Callable[[str, Mapping[str, Any]], None] | None = None

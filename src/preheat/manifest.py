@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from .errors import ManifestError
+from .providers import CPU, chain
 
 SCHEMA = 1
 FILENAME = "manifest.json"
@@ -58,13 +59,19 @@ class Limits(NamedTuple):
 class Requires(NamedTuple):
     """What a machine must offer for a variant to be opened. None: anything."""
 
-    provider: str = "CPUExecutionProvider"
+    provider: str = CPU
     arch: str | None = None
     """``uname -m``."""
     isa: tuple[str, ...] | None = None
     """The exact set of instruction-set extensions (fingerprint.ISA) that the layout was made for."""
     onnxruntime: tuple[str, str] | None = None
     """Lowest version that opens it, and the lowest that no longer does."""
+    gpu: str | None = None
+    """The GPU's architecture (``sm_90``) that an engine was made for."""
+    driver: str | None = None
+    """The lowest version of its driver."""
+    libraries: dict[str, str] | None = None
+    """The very versions of ``cuda``, ``cudnn`` or ``tensorrt`` that an engine was made with."""
 
 
 class Variant(NamedTuple):
@@ -80,6 +87,14 @@ class Variant(NamedTuple):
     config: dict[str, str]
     """Session configuration entries."""
     requires: Requires
+    provider_options: dict[str, str] = {}
+    """Options of the execution provider."""
+
+    @property
+    def providers(self) -> list[tuple[str, dict[str, str]]]:
+        """The execution providers of its session, its own first, each with its options."""
+        own = self.requires.provider
+        return [(name, self.provider_options if name == own else {}) for name in chain(own)]
 
 
 class File(NamedTuple):
@@ -216,9 +231,7 @@ def _document(m: Manifest) -> dict[str, Any]:
     document["inputs"] = [_spec(s) for s in m.inputs]
     document["outputs"] = [_spec(s) for s in m.outputs]
     document["limits"] = m.limits._asdict()
-    document["variants"] = [
-        {**v._asdict(), "files": list(v.files), "requires": _plain(v.requires._asdict())} for v in m.variants
-    ]
+    document["variants"] = [_variant(v) for v in m.variants]
     document["golden"] = [g._asdict() for g in m.golden]
     document["stable_outputs"] = list(m.stable_outputs)
     document["files"] = [f._asdict() for f in m.files]
@@ -227,6 +240,18 @@ def _document(m: Manifest) -> dict[str, Any]:
 
 def _spec(spec: TensorSpec) -> dict[str, Any]:
     return {**spec._asdict(), "shape": None if spec.shape is None else list(spec.shape)}
+
+
+def _variant(variant: Variant) -> dict[str, Any]:
+    """What only a GPU's variant has is left out elsewhere, so that others keep the version that they had."""
+    requires = _plain(variant.requires._asdict())
+    for name in ("gpu", "driver", "libraries"):
+        if requires[name] is None:
+            del requires[name]
+    record = {**variant._asdict(), "files": list(variant.files), "requires": requires}
+    if not variant.provider_options:
+        del record["provider_options"]
+    return record
 
 
 def _plain(record: dict[str, Any]) -> dict[str, Any]:
@@ -260,6 +285,9 @@ class _Reader:
         if not all(isinstance(item, str) for item in items):
             raise ManifestError(f"{self.where}.{key} must be a list of strings")
         return tuple(items)
+
+    def optional(self, key: str, kind: type[T]) -> T | None:
+        return self.take(key, kind) if key in self.document else None
 
     def mapping(self, key: str) -> dict[str, str]:
         items = self.take(key, dict)
@@ -370,7 +398,11 @@ def _read_variant(r: _Reader) -> Variant:
             arch=requires.take("arch", (str, type(None))),
             isa=requires.texts("isa") if has_isa else None,
             onnxruntime=versions,
+            gpu=requires.optional("gpu", str),
+            driver=requires.optional("driver", str),
+            libraries=requires.mapping("libraries") if "libraries" in requires.document else None,
         ),
+        provider_options=r.mapping("provider_options") if "provider_options" in r.document else {},
     )
 
 

@@ -92,7 +92,7 @@ class ColdStartReport:
         self.kind = kind
         self.platform = platform
         self.facts = facts
-        """artifact, version, variant, provider, fallback, cache, host."""
+        """artifact, version, variant, provider, fallback, cache, host, deployment."""
         self.origin_ns = clock.origin_ns
         self.spans = list(clock.spans)
         self.ready_ns = time.perf_counter_ns()

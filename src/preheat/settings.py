@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from .errors import SettingsError
+from .providers import NAMES
 
 PREFIX = "PREHEAT_"
 
@@ -106,7 +107,8 @@ class Settings:
     """On Lambda: ``answer``: spans are sent before each answer, within 2 seconds; ``later``: while later
     requests run, and what is left when the instance ends may be lost."""
     require_provider: str = ""
-    """Refuse to start on any other execution provider than this."""
+    """Refuse to start on any other execution provider than this: ``tensorrt``, ``cuda``, ``cpu``, or
+    onnxruntime's name of one."""
     host: str = "0.0.0.0"  # noqa: S104 - a container is reached from outside
     """Address that the server listens on."""
     port: int = 8080
@@ -136,6 +138,8 @@ class Settings:
         _one_of("PREHEAT_ACCESS_LOG", self.access_log, ("off", "on"))
         _one_of("PREHEAT_TRACE_FLUSH", self.trace_flush, ("later", "answer"))
         _one_of("PREHEAT_OBJECTIVE", self.objective, ("", "cold", "balanced", "warm"))
+        if not self.require_provider.endswith("ExecutionProvider"):
+            _one_of("PREHEAT_REQUIRE_PROVIDER", self.require_provider, ("", *NAMES))
         for name in (
             "threads",
             "concurrency",
@@ -186,10 +190,11 @@ class Settings:
         return max(int(memory) // 1769, 1)
 
     def cache_dir(self, environ: Mapping[str, str]) -> str:
-        """The cache folder: PREHEAT_CACHE, ``/tmp`` on Lambda, else the user's cache folder."""
+        """The cache folder: PREHEAT_CACHE, ``/tmp`` on Lambda, Knative and Cloud Run, else the user's cache
+        folder."""
         if self.cache:
             return self.cache
-        if environ.get("AWS_LAMBDA_FUNCTION_NAME"):
+        if environ.get("AWS_LAMBDA_FUNCTION_NAME") or environ.get("K_SERVICE"):
             return "/tmp/preheat"  # noqa: S108 - the one writable folder there, private to the instance
         base = environ.get("XDG_CACHE_HOME") or os.path.join(environ.get("HOME") or "/tmp", ".cache")  # noqa: S108
         return os.path.join(base, "preheat")

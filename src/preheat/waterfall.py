@@ -230,6 +230,7 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("version", _of(report, "artifact", "version")),
         *((key, report.get(key)) for key in ("variant", "provider", "fallback", "threads", "cache")),
         *((key, report.get(key)) for key in ("kind", "platform", "instance")),
+        *((_words(key), value) for key, value in _mapping(report.get("deployment")).items()),
         *((_words(key), value) for key, value in _mapping(report.get("host")).items()),
         ("process start known to", f"{tick:g} ms" if tick else ""),
     ]

@@ -335,7 +335,7 @@ def test_expect_100_continue(filetype_server: Server) -> None:
 
 def test_an_upgrade_that_is_not_spoken_is_answered_as_http_1(filetype_server: Server) -> None:
     raw = (
-        b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+        b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings, close\r\n"
         b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n"
     )
     assert exchange(filetype_server, raw).startswith(b"HTTP/1.1 200 OK")

@@ -1,9 +1,10 @@
 import pytest
 
-from preheat.choice import choose, rank
+from preheat.choice import choose, rank, worse
 from preheat.errors import ArtifactError, EngineError
 from preheat.fingerprint import Fingerprint, machine, usable_cpus
 from preheat.manifest import Manifest, Requires, Variant
+from preheat.providers import CPU, CUDA, TENSORRT
 
 from .test_manifest import manifest
 
@@ -94,3 +95,66 @@ def test_this_machine_tells_what_it_is() -> None:
     assert here.arch
     assert 1 <= here.cpus == usable_cpus()
     assert list(here.isa) == sorted(here.isa)
+
+
+NAMES |= {"cuda": (300, 40, 1), "fp16": (200, 40, 0.5), "tensorrt": (400, 90, 0.3)}
+GPU = HERE._replace(
+    providers=(TENSORRT, CUDA, CPU), gpu="sm_90", driver="580.1", libraries={"tensorrt": "10.1.2"}
+)
+EVERYWHERE = measured(
+    variant("portable"),
+    variant("packed", arch="x86_64"),
+    variant("cuda", provider=CUDA),
+    variant("fp16", provider=CUDA),
+    variant("tensorrt", provider=TENSORRT, gpu="sm_90", driver="580", libraries={"tensorrt": "10.1.2"}),
+)
+
+
+@pytest.mark.parametrize("objective", ["cold", "balanced", "warm"])
+def test_a_gpu_is_used_where_there_is_one(objective: str) -> None:
+    choice = choose(EVERYWHERE, GPU, objective=objective)
+    assert [v.name for v in choice.variants] == ["tensorrt", "fp16", "cuda", "packed", "portable"]
+    assert choice.refused == {}
+
+
+@pytest.mark.parametrize(
+    ("here", "runs"),
+    [
+        (GPU._replace(gpu="sm_89"), "fp16"),
+        (GPU._replace(driver="570.9"), "fp16"),
+        (GPU._replace(libraries={"tensorrt": "10.1.3"}), "fp16"),
+        (GPU._replace(providers=(CUDA, CPU)), "fp16"),
+        (GPU._replace(gpu=""), "packed"),
+        (GPU._replace(gpu="", onnxruntime="", providers=()), "packed"),
+        (HERE, "packed"),
+    ],
+)
+def test_without_it_the_next_provider_runs_and_that_is_less(here: Fingerprint, runs: str) -> None:
+    choice = choose(EVERYWHERE, here)
+    assert choice.variants[0].name == runs
+    assert "tensorrt" in choice.refused
+    assert worse(EVERYWHERE, choice.variants[0], choice.refused)
+
+
+def test_another_variant_of_the_same_provider_is_not_less() -> None:
+    packed = EVERYWHERE.variant("packed")
+    assert packed is not None
+    assert not worse(EVERYWHERE, packed, {})
+    assert not worse(WHOLE, packed, {"mapped": "does not open"})
+
+
+@pytest.mark.parametrize("name", ["cuda", CUDA])
+def test_a_provider_is_required_by_either_name(name: str) -> None:
+    choice = choose(EVERYWHERE, GPU, provider=name)
+    assert [v.name for v in choice.variants] == ["fp16", "cuda"]
+    assert choice.refused == {}  # what was not wanted did not fail
+    with pytest.raises(
+        EngineError, match=r"fp16: needs CUDA.*portable: runs on CPU.*, and CUDA.* is required"
+    ):
+        choose(EVERYWHERE, HERE, provider=name)
+
+
+def test_the_cpu_may_be_what_is_wanted() -> None:
+    choice = choose(EVERYWHERE, GPU, provider="cpu")
+    assert choice.variants[0].name == "packed"
+    assert not worse(EVERYWHERE, choice.variants[0], choice.refused)

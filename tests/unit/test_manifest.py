@@ -74,6 +74,50 @@ def test_the_version_covers_what_decides_what_runs_and_no_measurement() -> None:
     assert load(dump(manifest(options={"a": 1})).encode()).version != version
 
 
+ENGINE = Variant(
+    "tensorrt",
+    "k/model.onnx",
+    ("k/model.onnx", "k/weights"),
+    "disabled",
+    {},
+    Requires("TensorrtExecutionProvider", gpu="sm_90", driver="580.1", libraries={"tensorrt": "10.16.1"}),
+    {"trt_cuda_graph_enable": "1"},
+)
+
+
+def test_what_a_gpu_needs_is_read_back() -> None:
+    whole = manifest(variants=(*manifest().variants, ENGINE))
+    read = load(dump(whole).encode())
+    assert read == whole._replace(version=read.version)
+    assert read.variants[-1] == ENGINE
+    assert ENGINE.providers == [
+        ("TensorrtExecutionProvider", {"trt_cuda_graph_enable": "1"}),
+        ("CUDAExecutionProvider", {}),
+        ("CPUExecutionProvider", {}),
+    ]
+
+
+def test_other_variants_say_nothing_of_gpus() -> None:
+    for record in json.loads(dump(manifest()))["variants"]:
+        assert "provider_options" not in record
+        assert {*record["requires"]} == {"provider", "arch", "isa", "onnxruntime"}
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "value"),
+    [
+        ("requires", "gpu", 90),
+        ("requires", "libraries", {"tensorrt": 10}),
+        ("", "provider_options", {"a": 1}),
+    ],
+)
+def test_what_a_gpu_needs_is_read_strictly(where: str, name: str, value: object) -> None:
+    document = json.loads(dump(manifest()))
+    (document["variants"][1][where] if where else document["variants"][1])[name] = value
+    with pytest.raises(ManifestError, match=f"{name} must"):
+        load(json.dumps(document).encode())
+
+
 def changed(**fields: Any) -> bytes:
     document = json.loads(dump(manifest()))
     document.update(fields)

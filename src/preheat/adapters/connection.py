@@ -210,9 +210,11 @@ class Connection:
             self._head_size += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # No protocol is spoken but this one: the request itself is whole, is answered, and is the last.
-            self._done[-1] = (*self._done[-1][:2], False)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._parser.get_method() == b"CONNECT":
+                self._done[-1] = (*self._done[-1][:2], False)  # what follows is a tunnel's
+            else:
+                self._feed(self._without_upgrade() + data[upgrade.args[0] :])
         except httptools.HttpParserCallbackError as error:
             if isinstance(error.__context__, _Broken):
                 raise error.__context__ from None
@@ -221,6 +223,26 @@ class Connection:
             raise _Broken(InvalidRequestError(f"not HTTP/1.1: {error}")) from None
         if not self._in_body and not self._done and self._head_size > MAX_HEAD:
             raise _Broken(TooLargeError(f"request line and headers are over {MAX_HEAD} bytes"))
+
+    def _without_upgrade(self) -> bytes:
+        """The head of the request that asks for another protocol, without asking, for a new parser.
+
+        No protocol is spoken but this one, and a server may ignore the wish (RFC 9110, 7.8). The parser took
+        the request's body for that protocol's bytes.
+        """
+        self._done.pop()
+        version = self._parser.get_http_version()
+        lines = [b"%s %s HTTP/%s" % (self._parser.get_method(), bytes(self._url), version.encode())]
+        for name, value in self._headers.items():
+            if name == "connection":
+                wishes = (wish.strip() for wish in value.split(","))
+                value = ", ".join(
+                    wish for wish in wishes if wish.lower() not in ("upgrade", "http2-settings")
+                )
+            if value and name not in ("upgrade", "http2-settings", "expect"):
+                lines.append(f"{name}: {value}".encode("latin-1"))
+        self._parser = httptools.HttpRequestParser(self)
+        return b"\r\n".join(lines) + b"\r\n\r\n"
 
     # Called by the parser, in this order
 

@@ -12,6 +12,9 @@ from ..tasks import BUILT_IN
 MADE = ("mapped", "unpacked", "packed", "ort")
 """The variants beside ``portable`` that are made without being asked for."""
 
+ACCELERATED = {"cuda": ("cuda", "fp16"), "tensorrt": ("cuda", "fp16", "tensorrt")}
+"""Those that a provider asks for: its own, and what runs where its own does not."""
+
 
 def name_of(model: str) -> str:
     """A name from the source's: the file's, or the folder's where every export has the same file name."""
@@ -27,12 +30,14 @@ def name_of(model: str) -> str:
     return plain[:64] if is_name(plain[:64]) else "model"
 
 
-def wanted_variants(only: Sequence[str], quantize: str | None) -> tuple[str, ...]:
+def wanted_variants(
+    only: Sequence[str], quantize: str | None, provider: str | None = None
+) -> tuple[str, ...]:
     unknown = [name for name in only if name not in MADE]
     if unknown:
         raise UsageError(f"there is no variant {unknown[0]!r} to make; there are {', '.join(MADE)}")
     chosen = tuple(name for name in MADE if name in only) if only else MADE
-    return (*chosen, quantize) if quantize else chosen
+    return (*chosen, *([quantize] if quantize else []), *(ACCELERATED[provider] if provider else ()))
 
 
 def check(
@@ -43,6 +48,7 @@ def check(
     tolerance: float,
     rounds: int,
     limits: Mapping[str, int | bool],
+    provider: str | None = None,
 ) -> None:
     if name is not None and not is_name(name):
         raise UsageError(
@@ -54,6 +60,8 @@ def check(
         raise UsageError(f"the objective must be one of {', '.join(OBJECTIVES)}, not {objective!r}")
     if quantize not in (None, "int8"):
         raise UsageError(f"quantize must be int8, not {quantize!r}")
+    if provider is not None and provider not in ACCELERATED:
+        raise UsageError(f"the provider must be one of {', '.join(ACCELERATED)}, not {provider!r}")
     if not 0 < tolerance < float("inf"):
         raise UsageError(f"the tolerance must be a number above 0, not {tolerance}")
     if not 1 <= rounds <= 100:

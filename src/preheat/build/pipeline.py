@@ -15,7 +15,7 @@ from .. import fingerprint
 from ..errors import BuildError, SourceError
 from ..fingerprint import Fingerprint
 from ..manifest import Limits, Manifest
-from . import arguments, isolated, planner, record, samples, variants
+from . import accelerated, arguments, isolated, planner, record, samples, variants
 from .intake import Files, Model, take
 from .place import Place, write_manifest
 from .progress import Progress, Step, quiet
@@ -37,6 +37,7 @@ def build(
     rounds: int = 5,
     only: Sequence[str] = (),
     limits: Mapping[str, int | bool] | None = None,
+    provider: str | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
     """Build an artifact in the folder ``out`` from an ONNX file or a Hugging Face model folder.
@@ -44,13 +45,14 @@ def build(
     ``quantize``: ``"int8"`` for one more variant. ``tolerance``: largest drift (tensors.drift) of a variant.
     ``recipe``: path of a recipe file (samples.Recipe). ``rounds``: how often each variant is tried; fewer
     where the model is slow. ``only``: the variants to make beside ``portable``; none named: all that can be.
-    ``limits``: fields of manifest.Limits to set.
+    ``limits``: fields of manifest.Limits to set. ``provider``: ``"cuda"`` or ``"tensorrt"`` for variants on
+    this machine's GPU too.
 
     Raises UsageError, SourceError, BuildError or DriftError, and then writes nothing.
     """
     progress = progress or quiet
-    arguments.check(name, task, objective, quantize, tolerance, rounds, limits or {})
-    wanted = arguments.wanted_variants(only, quantize)
+    arguments.check(name, task, objective, quantize, tolerance, rounds, limits or {}, provider)
+    wanted = arguments.wanted_variants(only, quantize, provider)
     given = None if recipe is None else samples.read_recipe(recipe)
     model = os.path.abspath(model)
     if not os.path.lexists(model):
@@ -58,13 +60,15 @@ def build(
     name = name or arguments.name_of(model)
     place = Place(out)
     machine = fingerprint.with_runtime(fingerprint.machine())
+    if provider:
+        accelerated.check(provider, machine)
 
     with place.staging() as root, _refusals_in_words(place.path):
         files = Files(root)
         taken = take(model, root, task, files, progress)
         draft = _draft(taken, name, objective, tolerance, given, limits or {}, files)
         manifest, notes = _recorded(root, draft, taken, given, dict(limits or {}), progress)
-        manifest, left_out = _with_variants(root, manifest, machine, wanted, files, progress)
+        manifest, left_out = _with_variants(root, manifest, machine, wanted, provider, files, progress)
         manifest = write_manifest(root, manifest._replace(files=files.all()))
         planned = planner.plan(
             root,
@@ -72,7 +76,7 @@ def build(
             machine,
             threads=machine.cpus,
             rounds=rounds,
-            must=("int8",) if quantize else (),
+            must=[name for name in (quantize, provider) if name],
             progress=lambda name, done, total: progress(Step("trying variants", name, done, total)),
         )
         manifest = _without(root, manifest, planned.left_out, files)
@@ -131,17 +135,21 @@ def _with_variants(
     manifest: Manifest,
     machine: Fingerprint,
     wanted: Sequence[str],
+    provider: str | None,
     files: Files,
     progress: Progress,
 ) -> tuple[Manifest, dict[str, str]]:
     """The manifest with every variant that can be made, and the reasons for those that cannot."""
     left_out: dict[str, str] = {}
+    shapes = accelerated.shapes(root, manifest) if provider else None
     for done, name in enumerate(wanted):
         progress(Step("making variants", name, done, len(wanted)))
         try:
-            made = variants.make(name, root, manifest.variants[0], machine, timeout=MAKING_TIMEOUT)
+            made = variants.make(
+                name, root, manifest.variants[0], machine, timeout=MAKING_TIMEOUT, shapes=shapes
+            )
         except variants.LeftOutError as error:
-            if name not in arguments.MADE:  # it was asked for by name
+            if name in ("int8", provider):  # it was asked for by name
                 raise BuildError(f"the variant {name} cannot be made: {error}") from error
             left_out[name] = str(error)
         else:

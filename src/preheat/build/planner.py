@@ -17,6 +17,8 @@ from ..manifest import PORTABLE, Manifest
 from . import isolated
 
 FIGURES = ("session_ms", "first_ms", "steady_ms", "rss_mib")
+ON_A_GPU = "device_mib"
+"""One more, of variants that run on a GPU: what they take of its memory."""
 TIME_BUDGET = 120.0
 """Seconds after which no further round is begun; the first is always finished."""
 TRIAL_TIMEOUT = 600.0
@@ -114,7 +116,11 @@ class _Trials:
             if variant.name not in self.left_out:
                 rows = self._rows[variant.name]
                 measured[variant.name] = {
-                    **{figure: _spread([row[figure] for row in rows]) for figure in FIGURES},
+                    **{
+                        figure: _spread([row[figure] for row in rows])
+                        for figure in (*FIGURES, ON_A_GPU)
+                        if figure in rows[0]
+                    },
                     "bytes": sum(file.size for file in self._manifest.files if file.path in variant.files),
                     "drift": max(row["drift"] for row in rows),
                 }
@@ -125,7 +131,7 @@ class _Trials:
 
 def _too_far(name: str, drift: float, tolerance: float) -> str:
     advice = (
-        "accept that with --tolerance, or build without --quantize"
+        "accept that with --tolerance, or build without --quantize or --provider"
         if name != PORTABLE
         else ("the model gives other answers from run to run; accept that with --tolerance")
     )

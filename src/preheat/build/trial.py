@@ -2,8 +2,8 @@
 
 ``python -m preheat.build.trial DIR VARIANT [THREADS]`` prints one JSON object: ``session_ms`` (opening),
 ``first_ms`` (the first run, opening not included), ``steady_ms`` (median of the runs that follow),
-``rss_mib`` (peak resident memory of the process), ``drift`` from the golden outputs; asked for, ``joined``
-too: rows a second by rows run together (preheat.build.joining).
+``rss_mib`` (peak resident memory of the process), ``drift`` from the golden outputs; on a GPU ``device_mib``
+(what it took of its memory); asked for, ``joined`` too: rows a second by rows run together (joining.py).
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import sys
 import time
 from typing import Any
 
+from .. import compile as compiling
 from .. import fingerprint
 from .. import manifest as manifests
-from ..engine import Engine, open_session
+from ..engine import Engine
 from ..errors import EngineError, PreheatError, RequestError, UsageError
+from ..providers import NVIDIA
 from ..tensors import drift, unpack
 from .joining import rates
 
@@ -42,9 +44,14 @@ def trial(root: str, name: str, threads: int, *, joined: bool = False) -> dict[s
     golden = [tuple(unpack(_read(f"{root}/{path}")) for path in pair) for pair in manifest.golden]
     import onnxruntime  # noqa: F401 - its import is not the session's time
 
+    on_a_gpu, free = variant.requires.provider in NVIDIA, 0
+    if on_a_gpu:
+        from .. import device
+
+        device.preload()
+        free = device.free_mib()
     begin = time.perf_counter()
-    session = open_session(f"{root}/{variant.model}", variant, threads=threads)
-    engine = Engine(session, manifest, variant)
+    engine = compiling.opened(f"{root}/{variant.model}", manifest, variant, threads=threads)
     opened = time.perf_counter()
     try:
         first = engine.run(golden[0][0])
@@ -62,6 +69,8 @@ def trial(root: str, name: str, threads: int, *, joined: bool = False) -> dict[s
         "rss_mib": _peak_mib(),
         "drift": worst,
     }
+    if on_a_gpu:
+        row["device_mib"] = max(free - device.free_mib(), 0)
     if joined:
         row["joined"] = rates(engine, golden[0][0], callers=threads)
     return row

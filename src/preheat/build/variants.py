@@ -7,6 +7,9 @@
 ``packed``            optimised for this CPU's layout, weights already packed in the mapped file
 ``ort``               optimised graph and weights as one ORT format file, mapped
 ``int8``              weights quantised to 8 bits (dynamic quantisation), then as ``mapped``
+``cuda``              optimised for CUDA, weights in a file of their own
+``fp16``              the same in half precision; inputs and outputs keep their types
+``tensorrt``          TensorRT's engine, built already, in half precision (accelerated.py)
 ====================  ========================================================================================
 
 Which one is best is measured, not assumed: see planner.py.
@@ -16,11 +19,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..errors import BuildError
 from ..fingerprint import Fingerprint
 from ..manifest import PORTABLE, Requires, Variant
+from ..providers import CPU, CUDA, NVIDIA, TENSORRT, chain
 from . import isolated, ort_file
 from .reasons import plain
 
@@ -30,8 +35,6 @@ SMALLEST_EXTERNAL = 1024
 
 LARGEST_ORT = 2**31 - 1
 """An ORT format file is a flatbuffer, whose offsets are 32 bits wide and signed."""
-
-_CPU = "CPUExecutionProvider"
 
 
 class Way(NamedTuple):
@@ -45,6 +48,7 @@ class Way(NamedTuple):
     """Session configuration when it is opened."""
     shares: str = ""
     """The variant whose files it opens; then nothing is made."""
+    provider: str = CPU
 
 
 _PLAIN = {"session.disable_prepacking": "1"}
@@ -68,6 +72,9 @@ WAYS = {
         },
     ),
     "int8": Way(making=_PLAIN, opening=_PACK_IN_PARALLEL),
+    "cuda": Way(provider=CUDA),
+    "fp16": Way(provider=CUDA),
+    "tensorrt": Way(provider=TENSORRT),
 }
 
 
@@ -85,25 +92,43 @@ def portable(model: str, data: tuple[str, ...]) -> Variant:
         files=(model, *data),
         optimization="all",
         config={},
-        requires=Requires(provider=_CPU),
+        requires=Requires(provider=CPU),
     )
 
 
-def make(name: str, root: str, source: Variant, machine: Fingerprint, *, timeout: float) -> Variant:
+def make(
+    name: str,
+    root: str,
+    source: Variant,
+    machine: Fingerprint,
+    *,
+    timeout: float,
+    shapes: Mapping[str, Any] | None = None,
+) -> Variant:
     """Make one variant's files under ``root/variants``, unless another variant's are what it opens.
+    ``shapes``: what accelerated.shapes says of the model's inputs, for a variant on a GPU.
 
     Raises LeftOutError with the reason, in words, where it cannot be had; it then leaves no files.
     """
     owner = WAYS[name].shares or name
     folder = os.path.join(root, "variants", owner)
+    made: dict[str, Any] = {}
     if not os.path.isdir(folder):
         size = sum(os.path.getsize(os.path.join(root, path)) for path in source.files)
         if owner == "ort" and size > LARGEST_ORT:
             raise LeftOutError(f"an ORT format file holds up to {LARGEST_ORT} bytes, the model has {size}")
         os.makedirs(folder)
-        request = {"source": os.path.join(root, source.model), "folder": folder, "name": owner}
+        request: dict[str, Any] = {
+            "source": os.path.join(root, source.model),
+            "folder": folder,
+            "name": owner,
+        }
+        module = "preheat.build.variants"
+        if WAYS[name].provider in NVIDIA:
+            module = "preheat.build.accelerated"
+            request["shapes"] = dict(shapes or {})
         try:
-            isolated.call("preheat.build.variants", request, timeout=timeout)
+            made = isolated.call(module, request, timeout=timeout)
         except BuildError as error:
             shutil.rmtree(folder)
             raise LeftOutError(str(error)) from error
@@ -112,9 +137,10 @@ def make(name: str, root: str, source: Variant, machine: Fingerprint, *, timeout
         name=name,
         model=next(file for file in files if file.endswith((".onnx", ".ort"))),
         files=files,
-        optimization="disabled",
+        optimization=made.get("optimization", "disabled"),
         config=WAYS[name].opening,
         requires=requires(name, machine),
+        provider_options=made.get("provider_options", {}),
     )
 
 
@@ -122,11 +148,22 @@ def requires(name: str, machine: Fingerprint) -> Requires:
     """What a machine must offer, for a variant made on this one.
 
     An optimised graph holds onnxruntime's internal operators, which a minor release may change. Packed
-    weights have the layout of one release on one CPU. 8-bit kernels round differently from CPU to CPU.
+    weights have the layout of one release on one CPU. 8-bit kernels round differently from CPU to CPU. An
+    engine is TensorRT's program for one architecture of GPUs, which only the same TensorRT reads, and whose
+    kernels want a driver that is no older.
     """
     exact = name == "packed"
+    if name == "tensorrt":
+        return Requires(
+            provider=TENSORRT,
+            arch=machine.arch,
+            onnxruntime=_range(machine.onnxruntime, exact=False),
+            gpu=machine.gpu,
+            driver=machine.driver,
+            libraries={name: machine.libraries[name] for name in ("cuda", "tensorrt")},
+        )
     return Requires(
-        provider=_CPU,
+        provider=WAYS[name].provider,
         arch=machine.arch,
         isa=machine.isa if name in ("packed", "int8") else None,
         onnxruntime=_range(machine.onnxruntime, exact=exact),
@@ -149,7 +186,7 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
     if name == "int8":
         _quantize(source, "quantized.onnx")
         source = "quantized.onnx"
-    _optimize(source, name, WAYS[name])
+    optimize(source, name, WAYS[name])
     if name == "ort":
         ort_file.settle("model.ort")
     for left in ("quantized.onnx", "quantized.onnx.data"):
@@ -162,7 +199,8 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _optimize(source: str, name: str, way: Way) -> None:
+def optimize(source: str, name: str, way: Way) -> None:
+    """Write the optimised graph, for the provider that the way names."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -181,7 +219,7 @@ def _optimize(source: str, name: str, way: Way) -> None:
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
     try:
-        ort.InferenceSession(source, options, providers=[_CPU])
+        ort.InferenceSession(source, options, providers=chain(way.provider), enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no base but Exception
         raise LeftOutError(f"onnxruntime cannot write it: {plain(error)}") from error
 
@@ -204,11 +242,11 @@ def _quantize(source: str, target: str) -> None:
         )
     except Exception as error:  # whatever the quantiser meets in a graph it does not understand
         raise LeftOutError(f"it cannot be quantised: {type(error).__name__}: {error}") from error
-    if _operators(source) == _operators(target):
+    if operators(source) == operators(target):
         raise LeftOutError("nothing in it can be quantised: it has no constant weights of matrix products")
 
 
-def _operators(path: str) -> list[str]:
+def operators(path: str) -> list[str]:
     """The operators of a model's main graph, in order."""
     import onnx
 

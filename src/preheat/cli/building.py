@@ -29,6 +29,9 @@ def build(
     quantize: Annotated[
         str | None, typer.Option(help="int8: one more variant, refused when its answers drift.")
     ] = None,
+    provider: Annotated[
+        str | None, typer.Option(help="cuda or tensorrt: variants for this machine's GPU too.")
+    ] = None,
     tolerance: Annotated[
         float, typer.Option(help="Largest drift from the golden outputs, relative to their size.")
     ] = 1e-3,
@@ -60,6 +63,7 @@ def build(
             task=task,
             objective=objective,
             quantize=quantize,
+            provider=provider,
             tolerance=tolerance,
             recipe=None if recipe is None else str(recipe),
             rounds=rounds,

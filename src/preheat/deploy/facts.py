@@ -12,6 +12,7 @@ from ..errors import UsageError
 from ..fingerprint import usable_cpus
 from ..function import target as function_of
 from ..manifest import Manifest, Variant
+from ..providers import NVIDIA
 from ..settings import Settings
 from ..stores import open_folder
 from ..stores.reference import parse
@@ -47,8 +48,9 @@ class Facts(NamedTuple):
         return sum(file.size for file in self.manifest.files if file.path in paths)
 
     def fitting(self, architecture: str, objective: str = "") -> tuple[list[Variant], list[Variant]]:
-        """The variants that may be opened on an architecture, best first, and those made for another."""
+        """The variants for a CPU that an architecture may open, best first, and those made for another."""
         ranked = rank(self.manifest, objective or self.manifest.objective)
+        ranked = [v for v in ranked if v.requires.provider not in NVIDIA]
         fits = [v for v in ranked if v.requires.arch in (None, _UNAME[architecture])]
         return fits, [v for v in ranked if v not in fits]
 

@@ -79,8 +79,8 @@ def findings(facts: Facts, plan: Plan, sizing: Sizing, tables: Tables) -> list[F
 
 
 def _variant(facts: Facts, plan: Plan, sizing: Sizing) -> Finding:
-    _, others = facts.fitting(plan.architecture)
-    best = rank(facts.manifest, facts.manifest.objective)[0]
+    fits, others = facts.fitting(plan.architecture)
+    best = next(v for v in rank(facts.manifest, facts.manifest.objective) if v in (*fits, *others))
     if best not in others:
         return Finding("architecture", "fits", f"the variant {sizing.variant} is for {plan.architecture}")
     return Finding(

@@ -72,7 +72,9 @@ def open_session(plan: dict[str, Any]) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for key, value in plan["config"].items():
         options.add_session_config_entry(key, value)
-    return ort.InferenceSession(plan["model"], options, providers=plan["providers"])
+    return ort.InferenceSession(
+        plan["model"], options, providers=[*map(tuple, plan["providers"])], enable_fallback=0
+    )
 
 
 def encoder(text: dict[str, Any]) -> Callable[[str], dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .. import manifest as manifests
 from ..errors import ArtifactError, UsageError
 from ..function import target as function_of
-from ..manifest import Manifest, Variant
+from ..manifest import Manifest
 from ..settings import Settings
 from ..stores import Reference, open_store
 from . import answers
@@ -146,18 +146,13 @@ def floor_plan(target: Target, opened: str, threads: int, libraries: Sequence[st
         "model": target.path(variant.model),
         "optimization": LEVELS[variant.optimization],
         "config": variant.config,
-        "providers": providers(variant),
+        "providers": variant.providers,
         "threads": threads,
         "libraries": list(libraries),
         "text": _text(target),
         "tensors": target.path(target.manifest.golden[0].inputs),
         "outputs": [spec.name for spec in target.manifest.outputs],
     }
-
-
-def providers(variant: Variant) -> list[str]:
-    """As engine.open_session asks for them."""
-    return [*dict.fromkeys([variant.requires.provider, "CPUExecutionProvider"])]
 
 
 def with_bytecode(environ: Mapping[str, str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from layers import locks
-from layers.contents import LAYERS, PREHEAT, RUNTIME, LayerError
+from layers.contents import LAYERS, LOCKED, PREHEAT, RUNTIME, LayerError
 from layers.install import install, tags, verify_tags
 from layers.targets import ALL, Target, running
 
@@ -128,10 +128,10 @@ def test_the_tags_end_at_the_glibc_of_amazon_linux_2023() -> None:
 
 def test_locking_again_changes_nothing(tmp_path: Path) -> None:
     """What is pinned stays where it still fits: a lock of today is a lock of tomorrow."""
-    for layer in LAYERS:
+    for layer in LOCKED:
         (tmp_path / layer.lock.name).write_bytes(layer.lock.read_bytes())
     before = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    for layer in LAYERS:
+    for layer in LOCKED:
         locks.write(layer, tmp_path / layer.lock.name, upgrade=False)
     pins = {path.name: _pins(path.read_text()) for path in tmp_path.iterdir()}
     assert pins == {name: _pins(text) for name, text in before.items()}

@@ -49,7 +49,8 @@ def test_a_model_that_no_ort_file_can_hold(tmp_path: Path) -> None:
 
 
 def test_every_variant_has_a_way() -> None:
-    assert {*arguments.MADE, "int8"} == set(variants.WAYS)
+    accelerated = {name for names in arguments.ACCELERATED.values() for name in names}
+    assert {*arguments.MADE, "int8", *accelerated} == set(variants.WAYS)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from preheat.deploy import fit, sizing
 from preheat.deploy.aws_tables import load
 from preheat.deploy.facts import Facts
 from preheat.errors import UsageError
+from preheat.manifest import Requires, Variant
+from preheat.providers import CUDA
 
 from .artifacts import MIB, facts
 
@@ -218,6 +220,14 @@ def test_variants_for_another_architecture() -> None:
     assert "deploy on x86_64" in text
     assert not refused(facts(arch="aarch64"), arm, "architecture")
     assert facts(arch="aarch64").architecture == "arm64"
+
+
+def test_variants_for_a_gpu_are_none_of_lambdas() -> None:
+    plain = facts()
+    on_a_gpu = Variant("cuda", "k/model.onnx", ("k/model.onnx",), "all", {}, Requires(CUDA))
+    both = plain._replace(manifest=plain.manifest._replace(variants=(*plain.manifest.variants, on_a_gpu)))
+    assert both.fitting("x86_64") == plain.fitting("x86_64")
+    assert both.fitting("arm64") == plain.fitting("arm64")
 
 
 def test_a_cpu_that_lambda_does_not_promise() -> None:
