@@ -1,8 +1,9 @@
 """``python -m preheat.server``: the container's entry point, and what ``preheat serve`` runs.
 
-The socket is opened first, or taken over from whoever listens already (LISTEN_FDS), then the model is started on the main thread while connections are accepted,
-liveness is answered and requests wait. HTTP/1.1 is parsed by llhttp (httptools). One thread reads; each
-request is answered by a thread, because the core is synchronous; asyncio's import would cost more than that.
+The socket is opened first, or taken over from whoever listens already (LISTEN_FDS), then the model is started
+on the main thread while connections are accepted, liveness is answered and requests wait. HTTP/1.1 is parsed
+by llhttp (httptools). One thread reads; each request is answered by a thread, because the core is
+synchronous; asyncio's import would cost more than that.
 """
 
 from __future__ import annotations
@@ -86,12 +87,13 @@ def check_isolation(settings: Settings, tenant: str) -> None:
     """Hold an instance for ``tenant`` (empty: for all) against the settings. Raises UsageError."""
     if settings.isolate and not tenant:
         raise UsageError(
-            "PREHEAT_ISOLATE=tenant wants an instance for each tenant: `preheat up` starts them, or PREHEAT_TENANT "
-            "says whose this one is"
+            "PREHEAT_ISOLATE=tenant wants an instance for each tenant: `preheat up` starts them, or "
+            "PREHEAT_TENANT says whose this one is"
         )
     if tenant and not (settings.api_keys or settings.jwt_keys):
         raise UsageError(
-            "PREHEAT_TENANT means nothing where nobody is authenticated: set PREHEAT_API_KEYS or PREHEAT_JWT_KEYS"
+            "PREHEAT_TENANT means nothing where nobody is authenticated: set PREHEAT_API_KEYS or "
+            "PREHEAT_JWT_KEYS"
         )
 
 
@@ -147,19 +149,28 @@ def inherited_listener(environ: Mapping[str, str]) -> socket.socket | None:
     connects before the start is over waits in its backlog. Raises UsageError for anything but one TCP socket
     that listens.
     """
-    if environ.get("LISTEN_PID") != str(os.getpid()) or not environ.get("LISTEN_FDS"):
+    count = environ.get("LISTEN_FDS", "")
+    if environ.get("LISTEN_PID") != str(os.getpid()) or not count:
         return None
     for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):  # they are not for processes that this starts
         os.environ.pop(name, None)
-    if environ["LISTEN_FDS"] != "1":
-        raise UsageError(f"one socket is served, and LISTEN_FDS is {environ['LISTEN_FDS']!r}: pass one")
+    if count != "1":
+        raise UsageError(f"one socket is served, and LISTEN_FDS is {count!r}: pass one")
+    return listening(FIRST_INHERITED, "LISTEN_FDS is set, and descriptor 3")
+
+
+def listening(descriptor: int, what: str) -> socket.socket:
+    """The socket of a descriptor, which is the socket's own from then on. ``what``: it in words. Raises
+    UsageError where it is no TCP socket that listens."""
     try:
-        listener = socket.socket(fileno=FIRST_INHERITED)
-        listens = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        listener = socket.socket(fileno=descriptor)
     except OSError as error:
-        raise UsageError(f"LISTEN_FDS is set, and descriptor 3 is no socket: {error.strerror}") from None
-    if not listens or listener.family not in (socket.AF_INET, socket.AF_INET6):
-        raise UsageError("LISTEN_FDS is set, and descriptor 3 is no TCP socket that listens")
+        raise UsageError(f"{what} is no socket: {error.strerror}") from None
+    if listener.family not in (socket.AF_INET, socket.AF_INET6) or not listener.getsockopt(
+        socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+    ):
+        listener.close()
+        raise UsageError(f"{what} is no TCP socket that listens")
     listener.set_inheritable(False)
     return listener
 

@@ -97,11 +97,11 @@ class Settings:
     jwt_claim: str = "sub"
     """The claim of a token that names its tenant, in API Gateway's verified tokens too."""
     isolate: str = ""
-    """``tenant``: an instance for each tenant, and none that serves two. A server that is not told whose it is
-    does not start."""
+    """``tenant``: an instance for each tenant, and none that serves two. A server that is not told whose it
+    is does not start."""
     tenant: str = ""
-    """The one tenant that this instance is for, as it is authenticated: ``key:acme``. Requests of any other get
-    403."""
+    """The one tenant that this instance is for, as it is authenticated: ``key:acme``. Requests of any other
+    get 403."""
     access_log: str = "off"
     """``on``: one JSON line for each request on standard output, with its tenant, outcome, times and trace;
     none for probes and scrapes."""

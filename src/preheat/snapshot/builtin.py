@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 
 def register(function: Function, handler: LambdaHandler) -> None:
-    """Register the hooks of a function that was started on Lambda. They are there before those that its module
-    registers after ``function.handler``: so they run last before a snapshot, and first after a restore."""
+    """Register the hooks of a function that was started on Lambda. They are there before those that its
+    module registers after ``function.handler``: so they run last before a snapshot, and first after a
+    restore."""
     renewal = Renewal("snapstart")
     renewal.adopt(function, handler.close)
     renewal.register()

@@ -1,7 +1,7 @@
 """The template process: started once, forked for each instance. ``forkserver.py`` has the protocol.
 
-It sleeps in one poll between forks, in its only thread. A clone never tears down the session that it inherited,
-which can crash (onnxruntime, pull request 31961): it leaves by ``os._exit`` after its drain.
+It sleeps in one poll between forks, in its only thread. A clone never tears down the session that it
+inherited, which can crash (onnxruntime, pull request 31961): it leaves by ``os._exit`` after its drain.
 """
 
 from __future__ import annotations
@@ -99,9 +99,13 @@ class _ForkServer:
 
     def _answer(self, data: bytes, descriptors: list[int], began_ns: int) -> None:
         """A request for a clone: answered by its id, or by why there is none."""
+        from ..server import listening
+
+        listener = None
         try:
             if len(descriptors) != 1:
                 raise UsageError(f"a clone serves one socket, and {len(descriptors)} came")
+            listener = listening(descriptors.pop(), "what a clone shall serve")
             environ = json.loads(data)["environ"]
             for name in environ:
                 if name.startswith("PREHEAT_") and name not in CLONED:
@@ -109,7 +113,7 @@ class _ForkServer:
             if threads_now() > 1:
                 raise UsageError("the template has more than one thread now, and cannot be forked")
             instance = os.urandom(8).hex()
-            pid = self._fork(descriptors[0], environ, instance, began_ns)
+            pid = self._fork(listener, environ, instance, began_ns)
             _tell(self._control, what="cloned", pid=pid, instance=instance)
         except PreheatError as error:
             _tell(self._control, what="refused", error=str(error), code=error.code)
@@ -119,8 +123,10 @@ class _ForkServer:
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
+            if listener is not None:
+                listener.close()
 
-    def _fork(self, listener: int, environ: Mapping[str, str], instance: str, began_ns: int) -> int:
+    def _fork(self, listener: socket.socket, environ: Mapping[str, str], instance: str, began_ns: int) -> int:
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # none is lost between two handlers
         try:
             pid = os.fork()
@@ -131,7 +137,7 @@ class _ForkServer:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
     def _be_clone(
-        self, listener: int, environ: Mapping[str, str], instance: str, began_ns: int
+        self, listener: socket.socket, environ: Mapping[str, str], instance: str, began_ns: int
     ) -> NoReturn:
         status = 1
         try:
@@ -147,9 +153,8 @@ class _ForkServer:
             os.environ.update({name: value for name, value in environ.items() if name != CGROUP})
             template = self._template
             template.renewal.woken_ns, template.renewal.instance = began_ns, instance
-            served = socket.socket(fileno=listener)
             settle = partial(_settle, template, stop)
-            status = go_on(template, served, stop, {**self._environ, **environ}, settle=settle)
+            status = go_on(template, listener, stop, {**self._environ, **environ}, settle=settle)
             if template.function.service.state is State.FAILED:
                 status = 1
         except PreheatError as error:
@@ -180,8 +185,8 @@ class _ForkServer:
 def _settle(template: Template, stop: Stop) -> None:
     """In a clone, beside its first requests: prove the session, and open the one of more threads.
 
-    The inherited one answers until then. A clone whose session gives other answers than recorded ends; one that
-    gets no session of more threads keeps the one that it has.
+    The inherited one answers until then. A clone whose session gives other answers than recorded ends; one
+    that gets no session of more threads keeps the one that it has.
     """
     from ..compile import compile  # they are loaded: bootstrap needed them
     from ..warmup import warm

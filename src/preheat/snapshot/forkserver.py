@@ -1,8 +1,8 @@
 """A template process and its clones: an instance by fork, its model loaded and warmed already.
 
-``Template`` is the side of whoever wants instances (`preheat up`, `preheat measure`); it needs no model's library.
-The process is ``python -m preheat.snapshot.forkserver 3``, with the environment of a server and, as descriptor 3,
-one end of a Unix socket pair of whole messages (SOCK_SEQPACKET), JSON each:
+``Template`` is the side of whoever wants instances (`preheat up`, `preheat measure`); it needs no model's
+library. The process is ``python -m preheat.snapshot.forkserver 3``, with the environment of a server and, as
+descriptor 3, one end of a Unix socket pair of whole messages (SOCK_SEQPACKET), JSON each:
 
 ==========  ==========================================================================================
 to it       ``{"environ": {…}}`` with one listening socket (SCM_RIGHTS): make a clone that serves it
@@ -17,8 +17,6 @@ Clones are the template's children. Where it dies they go on, and are children t
 
 from __future__ import annotations
 
-from .. import phases  # isort: skip - the first mark: before anything else is imported
-
 import contextlib
 import json
 import os
@@ -31,7 +29,7 @@ from collections.abc import Mapping
 from threading import RLock
 from typing import Any, NamedTuple
 
-from ..errors import FailedStartError, PreheatError, StoreError, TimedOutError
+from ..errors import FailedStartError, PreheatError, TimedOutError
 
 START_S = 180.0
 """Seconds that a template has to be ready, and its first clones wait for it."""
@@ -58,8 +56,8 @@ class Ended(NamedTuple):
 class Template:
     """One template process. Safe to call from several threads; a call that waits holds up the others.
 
-    ``environ``: the whole environment, PREHEAT_ARTIFACT in it. ``output``: a descriptor for what the template and
-    its clones print; None for this process's own.
+    ``environ``: the whole environment, PREHEAT_ARTIFACT in it. ``output``: a descriptor for what the template
+    and its clones print; None for this process's own.
     """
 
     def __init__(self, environ: Mapping[str, str], *, output: int | None = None) -> None:
@@ -127,8 +125,8 @@ class Template:
         """Fork an instance that serves ``listener``, which stays open here; waits for the template, not for
         the instance. ``environ``: PREHEAT_TENANT, PREHEAT_CGROUP, and names that are not Preheat's.
 
-        Raises FailedStartError where there is no template, TimedOutError, UnavailableError's kin where it cannot
-        be forked now.
+        Raises FailedStartError where there is no template, TimedOutError, UnavailableError's kin where it
+        cannot be forked now.
         """
         with self._lock:
             self.wait_ready()
@@ -164,8 +162,8 @@ class Template:
 
     def stale(self) -> bool:
         """Whether the artifact is another one by now than the template's: its alias has moved, its folder was
-        built anew. Asks the store, so it may take seconds. Raises StoreError or ArtifactError where that cannot
-        be told: the template goes on with what it has."""
+        built anew. Asks the store, so it may take seconds. Raises StoreError or ArtifactError where that
+        cannot be told: the template goes on with what it has."""
         if not self.ready:
             return False
         from .. import manifest

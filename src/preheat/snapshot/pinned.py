@@ -1,4 +1,4 @@
-"""An artifact in a store, brought into the cache by a process of its own, and named by its version from then on.
+"""An artifact in a store: brought into the cache by another process, and named by its version.
 
 What fetches has threads of its own, and keeps them: a process that has fetched can no longer be forked. What
 lies in the cache is opened without any of that.
@@ -24,8 +24,8 @@ from ..stores import Reference, open_store
 
 @contextlib.contextmanager
 def pinned(settings: Settings, cache_dir: str, clock: PhaseClock) -> Iterator[str]:
-    """Where the artifact lies: as the settings say, or with all digits of its version where they name one in a
-    store. Until the block ends, what was fetched is held against eviction.
+    """Where the artifact lies: as the settings say, or with all digits of its version where they name one in
+    a store. Until the block ends, what was fetched is held against eviction.
 
     Raises what ``open_remote`` raises.
     """
@@ -43,7 +43,9 @@ def pinned(settings: Settings, cache_dir: str, clock: PhaseClock) -> Iterator[st
     try:
         with clock.phase(Phase.DOWNLOAD) as attributes, ours.makefile("rb") as lines:
             line = lines.readline()
-            told = json.loads(line) if line else {"error": f"{location} was not fetched: the process ended"}
+            if not line:
+                raise StoreError(f"{location} was not fetched: the process that does it was ended")
+            told: dict[str, Any] = json.loads(line)
             if "error" in told:
                 raise StoreError(told["error"], code=told.get("code"))
             attributes.update(told["attributes"])
@@ -62,7 +64,9 @@ def _fetch(place: Reference, settings: Settings, cache_dir: str, told: socket.so
         clock = PhaseClock()
         artifact = open_remote(place, settings, cache_dir=cache_dir, clock=clock)
         manifest = artifact.manifest
-        artifact.require([*likely_files(artifact, fingerprint.machine(), settings), *manifest.assets.values()])
+        artifact.require(
+            [*likely_files(artifact, fingerprint.machine(), settings), *manifest.assets.values()]
+        )
         exact = place._replace(selector=f"sha256:{artifact.version}")
         if settings.trust and exact != place:  # the version's own signature, which opens it from the cache
             open_remote(exact, settings, cache_dir=cache_dir, clock=clock)

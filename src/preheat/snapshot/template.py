@@ -1,4 +1,4 @@
-"""A process that is started up to its snapshot, and how a copy of it goes on: for the fork server and for CRIU.
+"""A process that is started up to its snapshot, and how a copy of it goes on: by fork, or by CRIU.
 
 The session's opening is paid once, before any copy: so the variant that runs fastest is opened (objective
 ``warm``, unless PREHEAT_OBJECTIVE says otherwise), and the recorded request is answered once.
@@ -49,8 +49,9 @@ class Template(NamedTuple):
 
 
 def prepare(environ: Mapping[str, str], *, kind: str, one_thread: bool) -> Template:
-    """Start, answer once, run the before-hooks. ``kind``: what makes copies, ``fork`` or ``criu``. ``one_thread``:
-    open the session with a single thread, and raise UsageError where the process keeps another.
+    """Start, answer once, run the before-hooks. ``kind``: what makes copies, ``fork`` or ``criu``.
+    ``one_thread``: open the session with a single thread, and raise UsageError where the process keeps
+    another.
 
     Raises what a start raises, and what a hook raises.
     """
@@ -97,8 +98,9 @@ def go_on(
 ) -> int:
     """In a copy: run the after-hooks, serve on ``listener`` until told to stop, drain; gives the exit status.
 
-    ``settle``: runs in a thread beside the first requests, and proves the session; without it that is done before
-    anything is answered. Raises what a hook raises, GoldenError, and UsageError where the copy is for no tenant and must be.
+    ``settle``: runs in a thread beside the first requests, and proves the session; without it that is done
+    before anything is answered. Raises what a hook raises, GoldenError, and UsageError where the copy is for
+    no tenant and must be.
     """
     from .. import server
 
@@ -136,7 +138,7 @@ def threads_now() -> int:
 
 
 def _answer_once(function: Function) -> None:
-    """Answer the recorded request: what a first answer loads, allocates and faults in is there in each copy."""
+    """Answer the recorded request: what a first answer loads and allocates is there in each copy."""
     from ..adapters import deferred, keys  # noqa: F401 - loaded, not used
     from ..adapters.routes import HttpRequest, respond
     from ..protocol import openai, v2  # noqa: F401
@@ -146,9 +148,7 @@ def _answer_once(function: Function) -> None:
         return
     body = json.dumps(loaded.engine.manifest.sample["request"]).encode()
     headers, who = {"content-type": "application/json"}, principal("invoke", "template")
-    respond(
-        function.service, HttpRequest("POST", "/predict", headers, body, time.perf_counter_ns(), who)
-    )
+    respond(function.service, HttpRequest("POST", "/predict", headers, body, time.perf_counter_ns(), who))
 
 
 def _wait_for_threads() -> None:
@@ -164,4 +164,3 @@ def _wait_for_threads() -> None:
             )
         time.sleep(0.005)
     sys.stdout.flush()
-
