@@ -98,6 +98,7 @@ def bootstrap(
             "fallback": fallback,
             "cache": artifact.cached,
             "host": machine._asdict(),
+            **({"not_restored": settings.not_restored} if settings.not_restored else {}),
         },
     )
     return Loaded(

@@ -111,6 +111,9 @@ class Settings:
     trace_flush: str = "later"
     """On Lambda: ``answer``: spans are sent before each answer, within 2 seconds; ``later``: while later
     requests run, and what is left when the instance ends may be lost."""
+    not_restored: str = ""
+    """Why a snapshot was not restored, and the start is a fresh one; told in its report. Set by
+    `preheat snapshot restore`."""
     require_provider: str = ""
     """Refuse to start on any other execution provider than this."""
     host: str = "0.0.0.0"  # noqa: S104 - a container is reached from outside

@@ -47,6 +47,8 @@ class Renewal:
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
+        self.facts: dict[str, object] = {"restore": kind}
+        """What its report says beside what the snapshot's own said."""
         self.clock = PhaseClock()
         self.woken_ns = 0
         """``perf_counter_ns`` at which the restore began, where that is known from outside."""
@@ -114,7 +116,7 @@ class Renewal:
             instance=self.function.service.instance,
             kind=StartKind.RESTORED,
             platform=loaded.report.platform,
-            facts={**loaded.report.facts, "restore": self.kind},
+            facts={**loaded.report.facts, **self.facts},
         )
         self.function.service.restored(report)
         return report

@@ -109,12 +109,12 @@ def go_on(
     server.check_isolation(template.settings, service.tenant)
     began_ns = renewal.woken_ns or time.perf_counter_ns()
     hooks.run_after()
+    with renewal.clock.phase(Phase.RESTORE, began_ns) as attributes:
+        attributes["of"] = renewal.kind  # and the function's own hooks, which nobody else times
     if settle is None:
         renewal.prove_session()
+        say_restored(template)
     else:
-        # The hooks of the function itself are in it, which the built-in ones do not time.
-        with renewal.clock.phase(Phase.RESTORE, began_ns) as attributes:
-            attributes["of"] = renewal.kind
         renewal.report()
     serving = server.Server(listener, service)
     serving.serve(function)

@@ -59,7 +59,9 @@ def test_an_alias_that_moved_makes_the_template_stale_and_the_next_one_new(
         old.wait_ready()
         first = Instance(old)
         assert not old.stale()
-        preheat("publish", str(another_version(filetype_artifact, tmp_path / "new")), store, "--alias", "prod")
+        preheat(
+            "publish", str(another_version(filetype_artifact, tmp_path / "new")), store, "--alias", "prod"
+        )
         assert old.stale()
         with template_of(made, tmp_path / "log") as new:
             new.wait_ready()
@@ -67,9 +69,7 @@ def test_an_alias_that_moved_makes_the_template_stale_and_the_next_one_new(
             assert new.version != old.version
             second = Instance(new)
             assert first.ask().status == second.ask().status == 200
-            versions = [
-                json.loads(i.get("/coldstart").body)["artifact"]["version"] for i in (first, second)
-            ]
+            versions = [json.loads(i.get("/coldstart").body)["artifact"]["version"] for i in (first, second)]
             assert versions == [old.version, new.version]
             first.signal()  # drained onto the new one
             assert until_ended(old, 1) == [(first.clone.pid, 0)]
@@ -89,14 +89,15 @@ def test_a_store_that_is_gone_is_told_and_the_template_goes_on(
 
 
 def test_what_cannot_be_fetched_fails_the_start_in_words(store: str, cache: Path, tmp_path: Path) -> None:
-    with template_of(environ(f"{store}@stage", cache), tmp_path / "log") as template:
-        with pytest.raises(FailedStartError, match="there is no alias 'stage'"):
-            template.wait_ready(60)
+    made = environ(f"{store}@stage", cache)
+    with (
+        template_of(made, tmp_path / "log") as template,
+        pytest.raises(FailedStartError, match="there is no alias 'stage'"),
+    ):
+        template.wait_ready(60)
 
 
-def test_a_folder_that_was_built_anew_is_told(
-    filetype_artifact: Path, cache: Path, tmp_path: Path
-) -> None:
+def test_a_folder_that_was_built_anew_is_told(filetype_artifact: Path, cache: Path, tmp_path: Path) -> None:
     folder = tmp_path / "artifact"
     shutil.copytree(filetype_artifact, folder)
     with template_of(environ(folder, cache), tmp_path / "log") as template:

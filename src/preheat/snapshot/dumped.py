@@ -1,0 +1,65 @@
+"""``python -m preheat.snapshot.dumped FD``: the process that CRIU dumps, and that goes on when it is
+restored.
+
+It starts up to its snapshot, says so on standard output, and reads from the pipe FD. There it is dumped. A
+restore writes one line of JSON into that pipe: ``environ``; ``began_ns``, when the restore began, and
+``now_ns``, both by the clock of whoever writes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+
+from ..errors import PreheatError, UsageError
+from ..settings import Settings
+
+READY = "preheat-snapshot-ready "
+"""What begins the line that says that it can be dumped; JSON follows."""
+GIVEN = ("PREHEAT_HOST", "PREHEAT_TENANT", "PREHEAT_GRACE")
+"""Settings that a restore may have of its own; the others are the snapshot's."""
+
+
+def main(descriptor: int) -> int:
+    """Start, be dumped, go on; gives the exit status."""
+    from .. import server
+    from .template import go_on, prepare
+
+    try:
+        template = prepare(os.environ, kind="criu", one_thread=False)
+        loaded = template.function.service.current
+        assert loaded is not None  # noqa: S101 - it was started
+        told = {"artifact": loaded.report.facts["artifact"], "variant": loaded.report.facts["variant"]}
+        print(READY + json.dumps(told), flush=True)  # noqa: T201
+        with open(descriptor, "rb") as pipe:
+            line = pipe.readline()
+        if not line:
+            return 0
+        restored = json.loads(line)
+        for name in [name for name in os.environ if not name.startswith(("PREHEAT_", "PYTHON", "PATH"))]:
+            del os.environ[name]
+        os.environ.update(restored["environ"])
+        stop = server.Stop()
+        settings = Settings.from_environ(os.environ)
+        listener = server.listen(settings.host, settings.port)
+        # CRIU lets this process's clock go on from where it stood; what measures from outside has another.
+        offset_ns = time.perf_counter_ns() - restored["now_ns"]
+        template.renewal.woken_ns = restored["began_ns"] + offset_ns
+        template.renewal.facts["clock_offset_ns"] = offset_ns
+        return go_on(template._replace(settings=settings), listener, stop, os.environ)
+    except PreheatError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2 if isinstance(error, UsageError) else 1
+    except Exception:  # a hook's own
+        traceback.print_exc()
+        return 1
+
+
+if __name__ == "__main__":
+    status = main(int(sys.argv[1]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
