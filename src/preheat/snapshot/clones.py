@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import EngineError, PreheatError, UsageError
 from ..service import State
-from .template import Template, go_on, prepare, say_restored, threads_now
+from .template import Template, give_back, go_on, prepare, say_restored, threads_now
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -213,6 +213,7 @@ def _settle(template: Template, stop: Stop) -> None:
             return
         _inherited.append(loaded.engine.session)
         loaded.engine.session = opened.session
+        give_back()
         loaded.report.facts = {**loaded.report.facts, "threads": template.threads}
 
 

@@ -14,23 +14,25 @@ from __future__ import annotations
 
 from .. import phases  # isort: skip - the first mark: before anything else is imported
 
+import contextlib
 import json
 import os
-import random
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import PreheatError, UsageError
-from .dumped import GIVEN, READY
 
 CREATE_S = 300.0
 """Seconds that a start and its dump may take."""
 RESTORE_S = 20.0
 """Seconds after which a restore is given up."""
+READY = "preheat-snapshot-ready "
+"""What begins the line that says that a process can be dumped; JSON follows."""
+GIVEN = ("PREHEAT_HOST", "PREHEAT_TENANT", "PREHEAT_GRACE")
+"""Settings that a restore may have of its own; the others are the snapshot's."""
 _NAME = "snapshot.json"
 _FIRST_PID, _LAST_PID = 20000, 30000
 """Where the dumped process's id is put, so that it is free when it is restored."""
@@ -164,7 +166,7 @@ def _restored(folder: str, snapshot: Mapping[str, Any], environ: Mapping[str, st
     """The process, a child of this one, and the pipe that wakes it. Raises CriuError."""
     criu = find(environ)
     woken, wake = os.pipe()
-    with tempfile.TemporaryDirectory(prefix="preheat-criu-") as work:
+    with _work_folder(environ) as work:
         pidfile, log = os.path.join(work, "pid"), os.path.join(work, "log")
         inherit = []
         for descriptor, inode in ((woken, snapshot["wake"]), (1, snapshot["output"])):
@@ -189,6 +191,19 @@ def _restored(folder: str, snapshot: Mapping[str, Any], environ: Mapping[str, st
         return int(_read(pidfile)), wake
 
 
+@contextlib.contextmanager
+def _work_folder(environ: Mapping[str, str]) -> Iterator[str]:
+    """A folder for CRIU's log; tempfile's import would take longer than all else here."""
+    work = os.path.join(environ.get("TMPDIR") or "/tmp", f"preheat-criu-{os.getpid()}-{os.urandom(8).hex()}")  # noqa: S108 - no name that can be guessed
+    os.mkdir(work, 0o700)
+    try:
+        yield work
+    finally:
+        for name in os.listdir(work):
+            os.unlink(os.path.join(work, name))
+        os.rmdir(work)
+
+
 def _start_fresh(snapshot: Mapping[str, Any], environ: Mapping[str, str], reason: str) -> int:
     sys.stderr.write(f"warning: the snapshot is not restored, the server starts fresh: {reason}\n")
     sys.stderr.flush()
@@ -199,6 +214,8 @@ def _start_fresh(snapshot: Mapping[str, Any], environ: Mapping[str, str], reason
 
 def _choose_pid() -> None:
     """Let the next process have an id that is far from those of a container's first processes."""
+    import random  # not at the top: a restore needs none of it
+
     try:
         with open("/proc/sys/kernel/ns_last_pid", "w") as file:
             file.write(str(random.randrange(_FIRST_PID, _LAST_PID)))  # noqa: S311 - not a secret

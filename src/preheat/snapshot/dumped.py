@@ -16,11 +16,7 @@ import traceback
 
 from ..errors import PreheatError, UsageError
 from ..settings import Settings
-
-READY = "preheat-snapshot-ready "
-"""What begins the line that says that it can be dumped; JSON follows."""
-GIVEN = ("PREHEAT_HOST", "PREHEAT_TENANT", "PREHEAT_GRACE")
-"""Settings that a restore may have of its own; the others are the snapshot's."""
+from .criu import READY
 
 
 def main(descriptor: int) -> int:

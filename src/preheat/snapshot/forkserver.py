@@ -17,6 +17,8 @@ Clones are the template's children. Where it dies they go on, and are children t
 
 from __future__ import annotations
 
+from .. import phases  # noqa: F401 # isort: skip - the first mark: before anything else is imported
+
 import contextlib
 import json
 import os

@@ -6,6 +6,8 @@ The session's opening is paid once, before any copy: so the variant that runs fa
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -70,7 +72,7 @@ def prepare(environ: Mapping[str, str], *, kind: str, one_thread: bool) -> Templ
             from .. import server  # noqa: F401 - what each copy needs is loaded here
 
             function = target(location, {**environ, "PREHEAT_ARTIFACT": location})
-        threads = settings.thread_count(environ) or fingerprint.machine().cpus
+        threads = settings.thread_count(environ) or (1 if one_thread else fingerprint.machine().cpus)
         function.settings = replace(
             function.settings, objective=started_as.objective, threads=1 if one_thread else threads
         )
@@ -82,6 +84,7 @@ def prepare(environ: Mapping[str, str], *, kind: str, one_thread: bool) -> Templ
     if one_thread:
         _wait_for_threads()
     gc.collect()
+    give_back()
     gc.freeze()  # the collector writes to no page that copies share
     return Template(
         function, settings, renewal, threads, settings.artifact if "://" in location else function.location
@@ -130,6 +133,13 @@ def say_restored(template: Template) -> None:
     current = template.function.service.current
     assert current is not None  # noqa: S101 - a copy of what was started
     log("restored", **current.report.to_dict())
+
+
+def give_back() -> None:
+    """Return to the system what opening a session allocated and freed, where libc can (glibc's
+    malloc_trim)."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def threads_now() -> int:
