@@ -53,6 +53,9 @@ def _forked(server: Contender) -> Iterator[Contender]:
             )
         finally:
             template.close()
+            for pid in template.running:  # one that an interrupt left behind
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 def fork_once(template: Template, contender: Contender) -> Start:

@@ -131,7 +131,7 @@ def _row(
     facts: dict[str, Any],
     outcome: Outcome,
     under: Outcome | None,
-    kind: str,
+    kind: str = "fresh",
 ) -> dict[str, Any]:
     good, wrong = _as_asked(outcome, facts, kind)
     row: dict[str, Any] = {

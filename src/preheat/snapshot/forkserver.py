@@ -158,6 +158,12 @@ class Template:
             return ended
 
     @property
+    def running(self) -> list[int]:
+        """Process ids of the clones that have not ended, as far as was heard."""
+        with self._lock:
+            return list(self._running)
+
+    @property
     def alive(self) -> bool:
         """Whether the template runs, as far as was heard; ``ended`` hears more."""
         return self._control is not None
@@ -238,11 +244,15 @@ class Template:
     def _gone(self) -> None:
         """The template is no more, or soon: its clones are watched from here."""
         assert self._control is not None  # noqa: S101 - it was there until now
-        self._poll.unregister(self._control)
-        self._control.close()
-        self._control = None
+        control, self._control = self._control, None
+        self._poll.unregister(control)
+        with contextlib.suppress(OSError):
+            control.shutdown(socket.SHUT_WR)  # what it has said is heard still
         with contextlib.suppress(ChildProcessError):
             self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        with control, contextlib.suppress(OSError):
+            while data := control.recv(MAX_MESSAGE):
+                self._take(json.loads(data))
         for pid in self._running:
             with contextlib.suppress(ProcessLookupError):
                 self._running[pid] = os.pidfd_open(pid)

@@ -80,10 +80,10 @@ def template_of(environ: Mapping[str, str], output: Path | None = None) -> Itera
         try:
             yield template
         finally:
-            for pid in list(template._running):
+            template.close()
+            for pid in template.running:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            template.close()
             while _listeners:
                 _listeners.pop().close()
 

@@ -58,6 +58,7 @@ def test_no_id_seed_nonce_or_socket_is_there_twice(
     seen: dict[str, list[object]] = {}
     with template_of(environ(tmp_path / "app.py", cache), tmp_path / "log") as template:
         template.wait_ready()
+        opened = len(os.listdir(f"/proc/{template.pid}/fd"))
         for _ in range(CLONES):
             clone = Instance(template)
             answer = clone.ask()
@@ -73,6 +74,7 @@ def test_no_id_seed_nonce_or_socket_is_there_twice(
             clone.signal(signal.SIGKILL)
             clone.listener.close()
             assert until_ended(template, 1) == [(clone.clone.pid, -signal.SIGKILL)]
+        assert len(os.listdir(f"/proc/{template.pid}/fd")) == opened
         # What the template has open is no clone's.
         for name in os.listdir(f"/proc/{template.pid}/fd"):
             link = os.readlink(f"/proc/{template.pid}/fd/{name}")

@@ -18,6 +18,7 @@ from preheat.errors import FailedStartError
 from preheat.measure.client import read_response
 from preheat.snapshot.forkserver import Template
 
+from ...otlp import collecting
 from .conftest import Instance, environ, template_of, until_ended
 
 SLOW_APP = """
@@ -78,6 +79,18 @@ def test_counters_begin_at_zero_in_a_clone(filetype_template: Template) -> None:
     lines = clone.get("/metrics").body.decode().splitlines()
     counted = [line for line in lines if line.startswith("preheat_requests_total") and "/predict" in line]
     assert [line.rsplit(" ", 1)[1] for line in counted] == ["1.0"]
+
+
+def test_each_clone_sends_its_own_spans(filetype_artifact: Path, cache: Path, tmp_path: Path) -> None:
+    with collecting() as collector:
+        otel = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+        with template_of(environ(filetype_artifact, cache, **otel), tmp_path / "log") as template:
+            clones = [Instance(template), Instance(template)]
+            assert [clone.ask().status for clone in clones] == [200, 200]
+            requests = collector.named("POST /predict", count=3)  # the template's own answer is one
+            ids = {span.resource["service.instance.id"] for span in requests}
+            assert {clone.clone.instance for clone in clones} < ids
+            assert len({span.span_id for span in requests}) == 3
 
 
 def test_sigterm_drains_a_clone_and_its_end_is_told(
@@ -177,6 +190,13 @@ def test_what_clones_may_not_differ_in_is_refused(filetype_template: Template) -
 def test_a_cgroup_that_cannot_be_entered_ends_the_clone(filetype_template: Template) -> None:
     clone = Instance(filetype_template, PREHEAT_CGROUP="/nowhere")
     assert until_ended(filetype_template, 1) == [(clone.clone.pid, 2)]
+
+
+def test_a_clone_enters_its_cgroup_first(filetype_template: Template, tmp_path: Path) -> None:
+    (tmp_path / "cgroup.procs").touch()  # the kernel takes 0 for the process that writes
+    clone = Instance(filetype_template, PREHEAT_CGROUP=str(tmp_path))
+    assert clone.ask().status == 200
+    assert (tmp_path / "cgroup.procs").read_text() == "0"
 
 
 def test_hooks_run_in_order_and_one_that_raises_ends_the_clone(
