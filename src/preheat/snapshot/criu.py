@@ -5,6 +5,9 @@
 status; where it cannot be restored, it becomes a server that starts fresh and says why in its report
 (``not_restored``).
 
+A listening socket that this process was started with (LISTEN_FDS) is the restored one's, else it opens its
+own.
+
 Weights are mapped from the artifact's files, which CRIU leaves out of the images: they must lie at the same
 place. The process id is the dumped one's, so one instance runs in a PID namespace. GPU memory is saved by
 CRIU's own CUDA plugin, where it is installed.
@@ -146,9 +149,14 @@ def restore(folder: str, environ: Mapping[str, str]) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)
         return _start_fresh(snapshot, environ, str(error))
     given = {
-        name: value for name, value in environ.items() if name in GIVEN or not name.startswith("PREHEAT_")
+        name: value
+        for name, value in environ.items()
+        if name in GIVEN or not name.startswith(("PREHEAT_", "LISTEN_"))
     }
-    told = {"environ": given, "began_ns": began_ns, "now_ns": time.perf_counter_ns()}
+    told: dict[str, Any] = {"environ": given, "began_ns": began_ns}
+    if environ.get("LISTEN_PID") == str(os.getpid()) and environ.get("LISTEN_FDS"):
+        told["listener"] = os.getpid()
+    told["now_ns"] = time.perf_counter_ns()
     with open(wake, "wb") as pipe:
         pipe.write(json.dumps(told).encode() + b"\n")
     while True:

@@ -164,6 +164,11 @@ class Template:
             return list(self._running)
 
     @property
+    def failure(self) -> PreheatError | None:
+        """Why the template did not start, as far as was heard; None where it did, or may still."""
+        return self._failure
+
+    @property
     def alive(self) -> bool:
         """Whether the template runs, as far as was heard; ``ended`` hears more."""
         return self._control is not None

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -109,6 +110,31 @@ def test_a_restored_process_serves_on_its_port_with_another_id_each_time(
             ports.add(process.port)
             assert process.stop()[0] == 0
     assert (len(ids), len(ports)) == (2, 2)
+
+
+def test_a_restored_process_takes_over_the_socket_that_it_is_started_with(
+    program: str, filetype_artifact: Path, cache: Path, tmp_path: Path
+) -> None:
+    made = environ(filetype_artifact, cache)
+    snapshot(filetype_artifact, tmp_path / "snapshot", made)
+    launch = (
+        "import os, sys\nos.dup2(int(sys.argv[1]), 3)\n"
+        "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1')\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'preheat.snapshot.criu', sys.argv[2]])"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with socket.create_connection(listener.getsockname()) as client:
+            raw = json.dumps(PREDICT).encode()
+            client.sendall(request("POST", "/predict", raw, {"content-type": "application/json"}))
+            process = subprocess.Popen(
+                [sys.executable, "-c", launch, str(listener.fileno()), str(tmp_path / "snapshot")],
+                env=made,
+                pass_fds=[listener.fileno()],
+            )
+            answer = read_response(client, deadline=time.monotonic() + 30)
+        process.terminate()
+        assert process.wait(30) == 0
+    assert (answer.status, answer.headers["x-preheat-start"]) == (200, "restored")
 
 
 def test_hooks_run_before_the_dump_and_after_each_restore(

@@ -164,6 +164,7 @@ def test_a_start_that_fails_says_why(tmp_path: Path, cache: Path) -> None:
         pytest.raises(FailedStartError, match="nothing"),
     ):
         template.wait_ready(30)
+    assert "nothing" in str(template.failure)
     assert "error:" in (tmp_path / "log").read_text()
 
 
