@@ -22,6 +22,7 @@ from preheat.measure.show import progress
 from . import (
     batching,
     cold_start,
+    fork,
     gpu,
     keyed,
     lambda_start,
@@ -43,6 +44,7 @@ class Entry(NamedTuple):
 
 ENTRIES = {
     "cold-start": Entry(models.minilm, cold_start.run, 20),
+    "fork": Entry(models.minilm, fork.run, 40),
     "lambda": Entry(models.minilm, lambda_start.run, 20),
     "session-open-embed": Entry(models.minilm, session_open.run, 15),
     "session-open-bert-base": Entry(models.bert_base, session_open.run, 10),

@@ -55,7 +55,7 @@ def bootstrap(
     """
     artifact = _open(place, settings, cache_dir, clock)
     machine = fingerprint.machine()
-    artifact.verify_ahead(_likely_files(artifact, machine, settings))
+    artifact.verify_ahead(likely_files(artifact, machine, settings))
 
     with clock.phase(Phase.IMPORT) as attributes:
         attributes["of"] = "numpy, onnxruntime, task"
@@ -101,6 +101,7 @@ def bootstrap(
             "cache": artifact.cached,
             "host": machine._asdict(),
             "deployment": dict(deployment or {}),
+            **({"not_restored": settings.not_restored} if settings.not_restored else {}),
         },
     )
     return Loaded(
@@ -147,8 +148,8 @@ def _choose(artifact: Artifact, machine: fingerprint.Fingerprint, settings: Sett
     )
 
 
-def _likely_files(artifact: Artifact, machine: fingerprint.Fingerprint, settings: Settings) -> list[str]:
-    """What the session will most likely open, told before onnxruntime is imported."""
+def likely_files(artifact: Artifact, machine: fingerprint.Fingerprint, settings: Settings) -> list[str]:
+    """What the session will most likely open, told before onnxruntime is imported. Raises EngineError."""
     manifest = artifact.manifest
     best = _choose(artifact, machine, settings).variants[0]
     golden = [path for pair in manifest.golden for path in pair]

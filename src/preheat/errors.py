@@ -22,6 +22,7 @@
     │   ├── TooLargeError             over a limit of the artifact or the server
     │   ├── CancelledError            the request was called off
     │   ├── UnauthenticatedError      no credentials, or none that are known
+    │   ├── ForbiddenError            known credentials, and not for this instance
     │   ├── UnsupportedMediaError     a content type or encoding that is not spoken here
     │   └── UnprocessableError        well formed, and the model refuses it
     └── UnavailableError              the server cannot answer now
@@ -126,6 +127,10 @@ class CancelledError(RequestError):
 
 class UnauthenticatedError(RequestError):
     code = "unauthenticated"
+
+
+class ForbiddenError(RequestError):
+    code = "forbidden"
 
 
 class UnprocessableError(RequestError):

@@ -41,6 +41,8 @@ ATTEMPTS = 3
 """Executions of a request that meets a defect, before that is its outcome."""
 LOOK_S = 1.0
 """Seconds between two looks for what other instances left behind."""
+LOOKED_AT = 1000
+"""Records that an instance looks at for those of its own tenant."""
 LONGEST_LOOK_S = 30.0
 """The same, while the ledger cannot be reached."""
 
@@ -53,10 +55,12 @@ class _Job(NamedTuple):
 
 
 class Jobs:
-    """``rebuild`` makes a request of its recorded bytes; its key is not looked at."""
+    """``rebuild`` makes a request of its recorded bytes; its key is not looked at. ``prefix``: of the records
+    that may be taken over from other instances."""
 
-    def __init__(self, service: Service, rebuild: Callable[[bytes], Request]) -> None:
+    def __init__(self, service: Service, rebuild: Callable[[bytes], Request], prefix: str = "") -> None:
         self._service = service
+        self._prefix = prefix
         self._rebuild = rebuild
         self._queue: deque[_Job] = deque()
         self._workers = Workers("preheat-deferred", lambda: service.admission.turns)
@@ -185,7 +189,8 @@ class Jobs:
                 continue
             try:
                 idempotency = self._service.idempotency
-                for name, fingerprint in idempotency.ledger.pending(room):
+                pending = idempotency.ledger.pending(max(room, LOOKED_AT) if self._prefix else room)
+                for name, fingerprint in [p for p in pending if p[0].startswith(self._prefix)][:room]:
                     fence = new_fence()
                     claim = idempotency.claim(name, fingerprint, fence)
                     if isinstance(claim, Claimed) and claim.request:

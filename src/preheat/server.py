@@ -1,8 +1,9 @@
 """``python -m preheat.server``: the container's entry point, and what ``preheat serve`` runs.
 
-The socket is opened first, then the model is started on the main thread while connections are accepted,
-liveness is answered and requests wait. HTTP/1.1 is parsed by llhttp (httptools). One thread reads; each
-request is answered by a thread, because the core is synchronous; asyncio's import would cost more than that.
+The socket is opened first, or taken over from whoever listens already (LISTEN_FDS), then the model is started
+on the main thread while connections are accepted, liveness is answered and requests wait. HTTP/1.1 is parsed
+by llhttp (httptools). One thread reads; each request is answered by a thread, because the core is
+synchronous; asyncio's import would cost more than that.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from .adapters.observe import refused
-from .adapters.routes import HttpRequest, HttpResponse, from_error
+from .adapters.routes import HttpRequest, HttpResponse, from_error, tenant_of
 from .adapters.sockets import Sockets
 from .errors import PreheatError, UsageError
 from .function import Function, platform, quieten_libraries, target
@@ -31,6 +32,8 @@ from .settings import Settings
 if TYPE_CHECKING:
     from types import FrameType
 
+FIRST_INHERITED = 3
+"""systemd's SD_LISTEN_FDS_START."""
 GRACE_S, GRACE_ON_CLOUD_RUN_S = 25.0, 8.0
 """Seconds that accepted requests have to finish after SIGTERM: less than Knative's 30 and Cloud Run's 10."""
 
@@ -51,12 +54,14 @@ def main(environ: Mapping[str, str] | None = None) -> int:
             alone=platform(environ) == "process",
             environ=environ,
         )
-        server = Server(listen(settings.host, settings.port), service)
+        check_isolation(settings, settings.tenant)
+        listener = inherited_listener(environ) or listen(settings.host, settings.port)
+        server = Server(listener, service)
     except PreheatError as error:
-        return _told(error)
-    grace = settings.grace or (GRACE_ON_CLOUD_RUN_S if platform(environ) == "cloudrun" else GRACE_S)
+        return told(error)
+    grace = grace_s(settings, environ)
     service.defers = True
-    stop = _Stop()
+    stop = Stop()
     server.start()
     try:
         with stop.at_once(), clock.phase(phases.Phase.IMPORT, phases.FIRST_LINE_NS) as attributes:
@@ -69,24 +74,54 @@ def main(environ: Mapping[str, str] | None = None) -> int:
     except PreheatError as error:
         service.fail(error)
         server.drain(grace)  # those who wait are answered first
-        return _told(error)
+        return told(error)
     except _StoppedError:
         service.stop_starting()
-    else:
-        gc.freeze()
-        gc.enable()
-        if service.resumes and service.takes_keys:
-            from .adapters.deferred import resume
+        return drained(server, service, grace)
+    gc.freeze()
+    gc.enable()
+    return serve_until(stop, server, service, grace)
 
-            resume(service)
-        stop.wait()
+
+def check_isolation(settings: Settings, tenant: str) -> None:
+    """Hold an instance for ``tenant`` (empty: for all) against the settings. Raises UsageError."""
+    if settings.isolate and not tenant:
+        raise UsageError(
+            "PREHEAT_ISOLATE=tenant wants an instance for each tenant: `preheat up` starts them, or "
+            "PREHEAT_TENANT says whose this one is"
+        )
+    if tenant and not (settings.api_keys or settings.jwt_keys):
+        raise UsageError(
+            "PREHEAT_TENANT means nothing where nobody is authenticated: set PREHEAT_API_KEYS or "
+            "PREHEAT_JWT_KEYS"
+        )
+
+
+def grace_s(settings: Settings, environ: Mapping[str, str]) -> float:
+    """Seconds that accepted requests have to finish after SIGTERM."""
+    return settings.grace or (GRACE_ON_CLOUD_RUN_S if platform(environ) == "cloudrun" else GRACE_S)
+
+
+def serve_until(stop: Stop, server: Server, service: Service, grace: float) -> int:
+    """Serve what has started until it is told to stop, then drain; gives the exit status."""
+    if service.resumes and service.takes_keys:
+        from .adapters.deferred import resume
+
+        resume(service)
+    stop.wait()
+    return drained(server, service, grace)
+
+
+def drained(server: Server, service: Service, grace: float) -> int:
+    """Finish what was accepted, within ``grace`` seconds; gives the exit status."""
     until = time.monotonic() + grace
-    drained = server.drain(grace)
+    done = server.drain(grace)
     service.close(max(until - time.monotonic(), 0.0))
-    return 0 if drained else 1
+    return 0 if done else 1
 
 
-def _told(error: PreheatError) -> int:
+def told(error: PreheatError) -> int:
+    """Say why it ends; gives the exit status."""
     print(f"error: {error}", file=sys.stderr)  # noqa: T201
     return 2 if isinstance(error, UsageError) else 1
 
@@ -104,6 +139,39 @@ def listen(host: str, port: int) -> socket.socket:
         raise UsageError(
             f"cannot listen on {host}:{port}: {error.strerror}; choose another PORT or PREHEAT_HOST"
         ) from None
+    return listener
+
+
+def inherited_listener(environ: Mapping[str, str]) -> socket.socket | None:
+    """The listening socket that whoever started this process has opened; None where there is none.
+
+    systemd's protocol (sd_listen_fds(3)): descriptor 3, LISTEN_FDS sockets for the process LISTEN_PID. What
+    connects before the start is over waits in its backlog. Raises UsageError for anything but one TCP socket
+    that listens.
+    """
+    count = environ.get("LISTEN_FDS", "")
+    if environ.get("LISTEN_PID") != str(os.getpid()) or not count:
+        return None
+    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):  # they are not for processes that this starts
+        os.environ.pop(name, None)
+    if count != "1":
+        raise UsageError(f"one socket is served, and LISTEN_FDS is {count!r}: pass one")
+    return listening(FIRST_INHERITED, "LISTEN_FDS is set, and descriptor 3")
+
+
+def listening(descriptor: int, what: str) -> socket.socket:
+    """The socket of a descriptor, which is the socket's own from then on. ``what``: it in words. Raises
+    UsageError where it is no TCP socket that listens."""
+    try:
+        listener = socket.socket(fileno=descriptor)
+    except OSError as error:
+        raise UsageError(f"{what} is no socket: {error.strerror}") from None
+    if listener.family not in (socket.AF_INET, socket.AF_INET6) or not listener.getsockopt(
+        socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+    ):
+        listener.close()
+        raise UsageError(f"{what} is no TCP socket that listens")
+    listener.set_inheritable(False)
     return listener
 
 
@@ -149,6 +217,8 @@ class Server:
         try:
             if self._function is None:  # it ends before it was known
                 raise shutting_down()
+            if self._service.tenant:
+                tenant_of(self._service, request)
             return self._function.bridge.respond(request, query)
         except PreheatError as error:
             return refused(self._service, from_error(self._service, error))
@@ -158,7 +228,7 @@ class _StoppedError(BaseException):
     """SIGTERM came during the start."""
 
 
-class _Stop:
+class Stop:
     """The first SIGTERM or SIGINT; the second ends the process at once.
 
     ``wait`` reads what the interpreter writes the moment a signal arrives (set_wakeup_fd): one that comes
@@ -169,15 +239,20 @@ class _Stop:
     def __init__(self) -> None:
         self._came = False
         self._raises = False
-        self._readable, writable = os.pipe()
-        os.set_blocking(writable, False)
-        signal.set_wakeup_fd(writable)
+        self._readable, self._writable = os.pipe()
+        os.set_blocking(self._writable, False)
+        signal.set_wakeup_fd(self._writable)
         signal.signal(signal.SIGTERM, self._received)
         signal.signal(signal.SIGINT, self._received)
 
     def wait(self) -> None:
         while not self._came:
             os.read(self._readable, 1)
+
+    def end(self) -> None:
+        """As a signal would; from any thread."""
+        self._came = True
+        os.write(self._writable, b"\0")
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:

@@ -107,6 +107,7 @@ class Service:
         resumes: bool = False,
         shared: bool = True,
         telemetry: Telemetry | None = None,
+        tenant: str = "",
     ) -> None:
         self.instance = os.urandom(8).hex()
         """Id of this instance, told with every answer."""
@@ -120,6 +121,8 @@ class Service:
         ``optional`` or ``required``."""
         self.principals = principals or Principals({}, None)
         """Tells whose a request is."""
+        self.tenant = tenant
+        """The one tenant that is served; empty for all."""
         self.admission = Admission(queue, rate=rate, burst=burst)
         self.telemetry = telemetry or Telemetry()
         self._open_idempotency = idempotency
@@ -376,4 +379,5 @@ def from_settings(
         shared=bool(settings.ledger) or alone,
         resumes=bool(settings.ledger) or os.path.exists(local),
         telemetry=telemetry,
+        tenant=settings.tenant,
     )

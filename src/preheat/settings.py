@@ -97,6 +97,12 @@ class Settings:
     """The audience that tokens must be for; several with commas, ``*`` where the issuer writes none."""
     jwt_claim: str = "sub"
     """The claim of a token that names its tenant, in API Gateway's verified tokens too."""
+    isolate: str = ""
+    """``tenant``: an instance for each tenant, and none that serves two. A server that is not told whose it
+    is does not start."""
+    tenant: str = ""
+    """The one tenant that this instance is for, as it is authenticated: ``key:acme``. Requests of any other
+    get 403."""
     access_log: str = "off"
     """``on``: one JSON line for each request on standard output, with its tenant, outcome, times and trace;
     none for probes and scrapes."""
@@ -106,6 +112,9 @@ class Settings:
     trace_flush: str = "later"
     """On Lambda: ``answer``: spans are sent before each answer, within 2 seconds; ``later``: while later
     requests run, and what is left when the instance ends may be lost."""
+    not_restored: str = ""
+    """Why a snapshot was not restored, and the start is a fresh one; told in its report. Set by
+    `preheat snapshot restore`."""
     require_provider: str = ""
     """Refuse to start on any other execution provider than this: ``tensorrt``, ``cuda``, ``cpu``, or
     onnxruntime's name of one."""
@@ -136,6 +145,7 @@ class Settings:
         _one_of("PREHEAT_BATCH_TENANTS", self.batch_tenants, ("same", "any"))
         _one_of("PREHEAT_LEDGER_DOWN", self.ledger_down, ("fail", "open"))
         _one_of("PREHEAT_ACCESS_LOG", self.access_log, ("off", "on"))
+        _one_of("PREHEAT_ISOLATE", self.isolate, ("", "tenant"))
         _one_of("PREHEAT_TRACE_FLUSH", self.trace_flush, ("later", "answer"))
         _one_of("PREHEAT_OBJECTIVE", self.objective, ("", "cold", "balanced", "warm"))
         if not self.require_provider.endswith("ExecutionProvider"):

@@ -90,6 +90,7 @@ class Telemetry:
     def __init__(
         self, *, tenants: int = 100, access_log: bool = False, spans: SpanQueue | None = None
     ) -> None:
+        self._tenants = tenants
         self.metrics = Metrics(tenants)
         self._access_log = access_log
         self._spans = spans
@@ -119,7 +120,9 @@ class Telemetry:
             self._spans.open(loaded.report, self.metrics)
 
     def restored(self, loaded: Loaded) -> None:
-        """The process was restored from a snapshot, which ``close`` came before: spans are sent anew."""
+        """The process was restored from a snapshot, which ``close`` came before: spans are sent anew, and it
+        counts from zero, as every instance does."""
+        self.metrics = Metrics(self._tenants)
         if self._spans is not None:
             from .span_queue import SpanQueue
 

@@ -73,6 +73,42 @@ def test_cold_starts_are_measured_by_phase_beside_their_floor(
     assert name in Page(page.read_text()).text
 
 
+def test_clones_are_measured_in_the_same_rounds_as_fresh_processes(
+    filetype_artifact: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "report.html"
+    done = preheat(
+        *("measure", filetype_artifact, "--rounds", "3", "--floor", "--json", "--start", "fresh,fork"),
+        *("--report", page),
+        PREHEAT_CACHE=str(tmp_path),
+    )
+    assert done.returncode == 0, done.stderr
+    fresh, fork = json.loads(done.stdout)["rows"]
+    assert [row["start"] for row in (fresh, fork)] == ["fresh", "fork"]
+    assert fresh["wrong"] == fork["wrong"] == []
+    assert fork["samples"] == 3
+    assert {"restore", "first_request"} <= set(fork["phases"])
+    assert not {"platform", "import", "compile"} & set(fork["phases"])
+    assert fork["coverage"] > 0.8
+    assert fork["total_ms"]["median"] < fresh["total_ms"]["median"]
+    assert fork["floor_ms"] == fresh["floor_ms"]
+    assert "restored by fork" in Page(page.read_text()).text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--start", "warm"), "a start is fresh, fork, criu; not warm"),
+        (("--start", "fork", "--drop-caches"), "about fresh starts alone"),
+    ],
+)
+def test_starts_that_cannot_be_measured_are_refused(
+    arguments: tuple[str, ...], said: str, filetype_artifact: Path, tmp_path: Path
+) -> None:
+    done = preheat("measure", filetype_artifact, *arguments, PREHEAT_CACHE=str(tmp_path))
+    assert (done.returncode, said in done.stderr) == (2, True)
+
+
 def test_each_variant_has_its_row_and_its_floor(filetype_artifact: Path, tmp_path: Path) -> None:
     done = preheat(
         *("measure", filetype_artifact, "--rounds", "1", "--floor", "--json"),
@@ -188,19 +224,20 @@ def marked(mark: str) -> list[int]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("more", [("--floor",), ("--start", "fork")])
 def test_an_interrupted_measurement_leaves_nothing_running(
-    number: signal.Signals, filetype_artifact: Path, tmp_path: Path
+    number: signal.Signals, more: tuple[str, ...], filetype_artifact: Path, tmp_path: Path
 ) -> None:
     mark = f"PREHEAT_CACHE={tmp_path}"
     process = subprocess.Popen(
-        [sys.executable, "-m", "preheat", "measure", str(filetype_artifact), "--rounds", "500", "--floor"],
+        [sys.executable, "-m", "preheat", "measure", str(filetype_artifact), "--rounds", "500", *more],
         env={**os.environ, "PREHEAT_CACHE": str(tmp_path)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
         deadline = time.monotonic() + 60
-        while len(marked(mark)) < 2:  # itself, and a start
+        while len(marked(mark)) < (2 if more == ("--floor",) else 3):  # itself, a template, and a start
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)

@@ -256,7 +256,7 @@ def test_what_has_no_turn_after_half_of_the_grace_is_shed(slow_app: Path) -> Non
 WAITING = """
 import signal, threading, time
 from preheat import server
-wait = server._Stop().wait
+wait = server.Stop().wait
 def interrupt():
     time.sleep(0.3)
     signal.pthread_kill(threading.get_ident(), signal.SIGTERM)

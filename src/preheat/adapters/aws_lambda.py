@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _RAISED: dict[int, type[errors.PreheatError]] = {
     400: errors.InvalidRequestError,
     401: errors.UnauthenticatedError,
+    403: errors.ForbiddenError,
     409: errors.InProgressError,
     413: errors.TooLargeError,
     422: errors.UnprocessableError,

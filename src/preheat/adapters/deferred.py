@@ -23,7 +23,8 @@ _ID = 40
 
 def jobs(service: Service) -> Jobs:
     """The service's deferred requests; made when they are first asked for."""
-    return service.deferred(lambda: Jobs(service, lambda data: _rebuild(service, data)))
+    prefix = f"{tenant_prefix(service.tenant)}." if service.tenant else ""
+    return service.deferred(lambda: Jobs(service, lambda data: _rebuild(service, data), prefix))
 
 
 def resume(service: Service) -> None:

@@ -71,6 +71,7 @@ _STATUS: tuple[tuple[type[errors.PreheatError], int, str], ...] = (
     (errors.UnsupportedMediaError, 415, "rejected"),
     (errors.UnprocessableError, 422, "rejected"),
     (errors.UnauthenticatedError, 401, "rejected"),
+    (errors.ForbiddenError, 403, "rejected"),
     (errors.CancelledError, 410, "rejected"),
     (errors.RequestError, 400, "rejected"),
     (errors.InProgressError, 409, "in_progress"),
@@ -306,8 +307,12 @@ for _route in ROUTES:
 
 
 def tenant_of(service: Service, request: HttpRequest) -> str:
-    """Who sends a request, as verified; empty for nobody in particular. Raises what ``of`` raises."""
-    return service.principals.of(request.headers, request.principal)
+    """Who sends a request, as verified; empty for nobody in particular. Raises what ``of`` raises, and
+    ForbiddenError for anybody else than the one tenant whom an instance is for."""
+    tenant = service.principals.of(request.headers, request.principal)
+    if service.tenant and tenant != service.tenant:
+        raise errors.ForbiddenError("this instance is another tenant's")
+    return tenant
 
 
 def _handle(service: Service, request: HttpRequest, prepare: Prepare) -> HttpResponse:

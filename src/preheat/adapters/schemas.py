@@ -180,6 +180,7 @@ _REASONS = {
     415: "The content type or encoding is not spoken here",
     422: "The model refuses the input",
     401: "Credentials are wanted",
+    403: "The instance is for another tenant",
     409: "A request with this idempotency key runs; see Retry-After",
     410: "The request was called off",
     500: "It failed for good",
@@ -187,7 +188,7 @@ _REASONS = {
     503: "Not ready, shedding or shutting down; see Retry-After",
     504: "The deadline passed first",
 }
-_CALL = (400, 401, 404, 409, 410, 413, 415, 422, 429, 503, 504)
+_CALL = (400, 401, 403, 404, 409, 410, 413, 415, 422, 429, 503, 504)
 _LOOK = (400, 404, 503, 504)
 
 _REQUEST = "v2/requests/{id}"
@@ -228,14 +229,14 @@ DOCS = {
         "request_status",
         "The answer of a deferred request",
         _ANY,
-        (401, 404, 410, 422, 500, 503),
+        (401, 403, 404, 410, 422, 500, 503),
         deferred=True,
     ),
     ("DELETE", _REQUEST): Doc(
         "request_cancel",
         "Call a deferred request off, or forget its answer",
         _ANY,
-        (401, 404, 503),
+        (401, 403, 404, 503),
         empty=True,
     ),
 }

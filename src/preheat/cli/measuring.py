@@ -29,6 +29,9 @@ def measure(
     rie: Annotated[
         str, typer.Option(metavar="FILE", help="The Runtime Interface Emulator. Default: LAMBDA_RIE, PATH.")
     ] = "",
+    start: Annotated[
+        str, typer.Option(help="fresh, fork, criu; several with commas: a row for each, in the same rounds.")
+    ] = "fresh",
     as_json: Json = False,
 ) -> None:
     """Measure cold starts: from a fresh process to its first correct answer, phase by phase."""
@@ -44,6 +47,7 @@ def measure(
         report=report,
         platform=platform,
         rie=rie,
+        starts=start,
     )
     raise typer.Exit(status)
 

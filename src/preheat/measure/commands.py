@@ -25,6 +25,7 @@ def measure(
     report: str | None,
     platform: str = "process",
     rie: str = "",
+    starts: str = "fresh",
 ) -> int:
     """Measure and print; gives the exit status: 0 where every start was correct, 1 where one was not."""
     if platform not in ("process", "lambda"):
@@ -40,6 +41,7 @@ def measure(
             floor=floor,
             drop_caches=drop_caches,
             rie=find_rie(rie, os.environ) if platform == "lambda" else "",
+            starts=[kind.strip() for kind in starts.split(",")],
             progress=tell,
         )
     if report is not None:

@@ -74,12 +74,15 @@ def page(reports: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _section(report: Mapping[str, Any], row: Mapping[str, Any], key: str) -> list[str]:
-    title = f"{report['artifact']['name']}, {row['variant']}"
+    title = _named(report, row)
     total = row["total_ms"]
     if not total:
         return [f"<h2>{_e(title)}</h2><p>No start gave a correct answer.</p>", _wrong(row)]
     caches = "page cache kept" if report["caches"] == "kept" else f"page cache {report['caches']}"
-    lead = f"from spawn to the first correct answer: median of {row['samples']} fresh processes, {caches}"
+    fresh = row.get("start", "fresh") == "fresh"
+    began = "spawn" if fresh else "the request" if row["start"] == "fork" else "the restore's spawn"
+    what = "fresh processes" if fresh else "instances"
+    lead = f"from {began} to the first correct answer: median of {row['samples']} {what}, {caches}"
     figures = [(label(name), figure) for name, figure in row["phases"].items()]
     rows = [_figures(name, figure) for name, figure in [*figures, ("total", total)]]
     typical, notes, floor = dict(row["typical"]), LEGEND, row.get("floor_ms")
@@ -94,6 +97,12 @@ def _section(report: Mapping[str, Any], row: Mapping[str, Any], key: str) -> lis
         table(HEADS, rows),
         _wrong(row),
     ]
+
+
+def _named(report: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    kind = row.get("start", "fresh")
+    restored = "" if kind == "fresh" else f", restored by {kind}"
+    return f"{report['artifact']['name']}, {row['variant']}{restored}"
 
 
 def _figures(name: str, figure: Mapping[str, Any]) -> list[str]:
@@ -118,7 +127,7 @@ def _overview(reports: Iterable[Mapping[str, Any]]) -> str:
             total, floor = row["total_ms"], row.get("floor_ms")
             rows.append(
                 [
-                    f"{report['artifact']['name']}, {row['variant']}",
+                    _named(report, row),
                     milliseconds(total["median"]) if total else "no correct answer",
                     milliseconds(floor["median"]) if floor else "",
                     f"{row['ratio']:.3f}" if row.get("ratio") else "",

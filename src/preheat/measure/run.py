@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from .. import __version__
 from ..errors import UsageError
 from . import imported, lambda_runtime, rounds, spans, target
 from .caches import Dropper, dropper
+from .restored import KINDS, restoring
 from .rounds import Outcome, Wrong
 from .spans import Bar
 from .start import Contender, Start
@@ -28,23 +30,50 @@ def measure(
     floor: bool = False,
     drop_caches: bool = False,
     rie: str = "",
+    starts: Sequence[str] = ("fresh",),
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
     """Measure, and give the report that ``--json`` prints.
 
-    ``rows``: one for each variant, or one for what the server chooses; ``floor_ms`` and ``ratio``: of the
-    first row. ``rie``: the Runtime Interface Emulator, to start the function as Lambda does. Before the
-    rounds each row is started once and thrown away: that start writes the bytecode and the verification
-    stamps that a deployed image has, and tells the variant that runs. Raises PreheatError where nothing can
-    be started.
+    ``rows``: one for each variant, or one for what the server chooses, by each of ``starts`` (``fresh``,
+    ``fork``, ``criu``); ``floor_ms`` and ``ratio``: of the first row. ``rie``: the Runtime Interface
+    Emulator, to start the function as Lambda does. A template and a snapshot are made before the rounds, and
+    not counted; the floor of what is restored is that of the first row, because a restore opens no session.
+    Before the rounds each row is started once and thrown away: that start writes the bytecode and the
+    verification stamps that a deployed image has, and tells the variant that runs. Raises PreheatError where
+    nothing can be started.
     """
     if rounds_wanted < 1:
         raise UsageError("--rounds must be at least 1")
+    kinds = list(dict.fromkeys(starts))
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        raise UsageError(f"a start is {', '.join(KINDS)}; not {', '.join(unknown) or 'none of them'}")
+    if kinds != ["fresh"] and (rie or drop_caches):
+        raise UsageError("--platform lambda and --drop-caches are about fresh starts alone")
     subject = target.find(location, environ)
-    servers = [
-        lambda_runtime.contender(subject, rie, variant) if rie else target.server(subject, variant)
-        for variant in dict.fromkeys(variants) or [""]
-    ]
+    with contextlib.ExitStack() as stack:
+        progress("templates and snapshots, not counted", 0, len(kinds))
+        servers = [
+            lambda_runtime.contender(subject, rie, variant)
+            if rie
+            else stack.enter_context(restoring(target.server(subject, variant), kind))
+            for variant in dict.fromkeys(variants) or [""]
+            for kind in kinds
+        ]
+        return _measured(subject, servers, kinds, rounds_wanted, floor, drop_caches, bool(rie), progress)
+
+
+def _measured(
+    subject: target.Target,
+    servers: Sequence[Contender],
+    kinds: Sequence[str],
+    rounds_wanted: int,
+    floor: bool,
+    drop_caches: bool,
+    on_lambda: bool,
+    progress: Progress,
+) -> dict[str, Any]:
     known = (
         imported.ask(subject.importable, target.with_bytecode(subject.environ))
         if floor or drop_caches
@@ -60,7 +89,7 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="preheat-floor-") as folder:
         floors: dict[str, Contender] = {}
         if floor and known is not None:
-            for facts in opened:
+            for facts in opened[:: len(kinds)]:
                 floors[facts["variant"]] = target.floor(
                     subject, facts["variant"], facts["threads"], known.libraries, folder
                 )
@@ -71,14 +100,14 @@ def measure(
             progress=progress,
         )
     under = {name: outcome for name, outcome in zip(floors, outcomes[len(servers) :], strict=True)}
-    rows = [
-        _row(subject, facts, outcome, under.get(facts["variant"]))
-        for facts, outcome in zip(opened, outcomes, strict=False)
-    ]
+    rows = []
+    for index, (facts, outcome) in enumerate(zip(opened, outcomes, strict=False)):
+        first = opened[index - index % len(kinds)]
+        rows.append(_row(subject, facts, outcome, under.get(first["variant"]), kinds[index % len(kinds)]))
     return {
         "preheat": __version__,
-        "target": location,
-        "platform": "lambda" if rie else "process",
+        "target": subject.location,
+        "platform": "lambda" if on_lambda else "process",
         "artifact": {"name": subject.manifest.name, "version": subject.manifest.version},
         "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "rounds": rounds_wanted,
@@ -98,11 +127,15 @@ def told(start: Start) -> dict[str, Any]:
 
 
 def _row(
-    subject: target.Target, facts: dict[str, Any], outcome: Outcome, under: Outcome | None
+    subject: target.Target,
+    facts: dict[str, Any],
+    outcome: Outcome,
+    under: Outcome | None,
+    kind: str = "fresh",
 ) -> dict[str, Any]:
-    good, wrong = _as_asked(outcome, facts)
+    good, wrong = _as_asked(outcome, facts, kind)
     row: dict[str, Any] = {
-        "start": "fresh",
+        "start": kind,
         "target": subject.location,
         "variant": facts["variant"],
         "provider": facts["provider"],
@@ -126,16 +159,20 @@ def _row(
     return row
 
 
-def _as_asked(outcome: Outcome, facts: dict[str, Any]) -> tuple[list[Start], list[Wrong]]:
-    """Leave out the starts that were not what was asked for: another variant, or not a fresh process."""
+def _as_asked(
+    outcome: Outcome, facts: dict[str, Any], wanted: str = "fresh"
+) -> tuple[list[Start], list[Wrong]]:
+    """Leave out the starts that were not what was asked for: another variant, or another kind of start."""
     good: list[Start] = []
     wrong = list(outcome.wrong)
     for start in outcome.good:
-        variant, kind = told(start)["variant"], told(start)["kind"]
+        variant = told(start)["variant"]
+        kind = told(start).get("restore", told(start)["kind"])
         if variant != facts["variant"]:
             wrong.append(Wrong(0, f"the variant {variant} ran, not {facts['variant']}"))
-        elif kind != "fresh":
-            wrong.append(Wrong(0, f"the start was {kind}, not fresh"))
+        elif kind != wanted:
+            why = told(start).get("not_restored")
+            wrong.append(Wrong(0, f"the start was {kind}, not {wanted}{f': {why}' if why else ''}"))
         else:
             good.append(start)
     return good, wrong

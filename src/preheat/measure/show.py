@@ -63,11 +63,14 @@ def cold_start(report: Mapping[str, Any], begin_ns: int, end_ns: int) -> Table:
 
 
 def _table(found: Mapping[str, Any], row: Mapping[str, Any]) -> Table:
-    title = Text(f"{found['artifact']['name']}, variant {row['variant']}", style="bold")
+    kind = row.get("start", "fresh")
+    restored = "" if kind == "fresh" else f", restored by {kind}"
+    title = Text(f"{found['artifact']['name']}, variant {row['variant']}{restored}", style="bold")
+    what = "fresh processes" if kind == "fresh" else "instances"
     memory = f", {row['pss_mib']:g} MiB (PSS)" if row["pss_mib"] else ""
     under = " under the Lambda emulator" if found["platform"] == "lambda" else ""
     caption = (
-        f"{row['samples']} fresh processes{under}, page cache {found['caches']}, "
+        f"{row['samples']} {what}{under}, page cache {found['caches']}, "
         f"{row['threads']} threads{memory}; 95 % interval of the median by order statistics "
         "(below six samples: the extremes)"
     )

@@ -24,10 +24,11 @@ class Bar(NamedTuple):
 def bars(coldstart: Mapping[str, Any], begin_ns: int, end_ns: int) -> list[Bar]:
     """The phases of a /coldstart report between the client's own marks, in order of their beginning.
 
-    ``platform`` begins at the spawn: the child knows its own start to a tick of 10 ms only. What lies outside
-    the two marks is cut off.
+    A process that CRIU restored has a clock of its own, and says by how much it differs
+    (``clock_offset_ns``). ``platform`` begins at the spawn: the child knows its own start to a tick of 10 ms
+    only. What lies outside the two marks is cut off.
     """
-    origin = int(coldstart["origin_ns"])
+    origin = int(coldstart["origin_ns"]) - int(coldstart.get("clock_offset_ns", 0))
     ready = origin + round(coldstart["total_ms"] * 1e6)
     raw: list[Bar] = []
     for phase in coldstart["phases"]:

@@ -42,6 +42,8 @@ class Contender(NamedTuple):
     """The request that it answers with its own report; empty where it has none."""
     unwrap: Callable[[Response], Response] = lambda response: response
     """The function's answer inside the one that came, where something stands between."""
+    begin: Callable[[Contender], Start] | None = None
+    """How it is started, where that is no process of its own: a clone, say."""
 
 
 class Start(NamedTuple):
@@ -67,7 +69,9 @@ class Start(NamedTuple):
 
 
 def cold_start(contender: Contender) -> Start:
-    """Start a process, ask it once, let it tell its phases, and stop it."""
+    """Start it, ask it once, let it tell its phases, and stop it."""
+    if contender.begin is not None:
+        return contender.begin(contender)
     port = free_port()
     response = coldstart = pss = problem = None
     with tempfile.TemporaryFile() as printed:

@@ -6,11 +6,8 @@ clones itself whenever it is told to over FD, and each clone goes on as a restor
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import platform
-import signal
 import socket
 import sys
 import time
@@ -21,9 +18,7 @@ from awslambdaric import bootstrap, lambda_runtime_hooks_runner
 from awslambdaric.lambda_runtime_client import LambdaRuntimeClient
 
 from . import examine
-
-_CLONE = {"x86_64": 56, "aarch64": 220}
-"""The number of the system call ``clone``: fork's on every architecture, given SIGCHLD alone."""
+from .raw_fork import raw_fork
 
 
 class Control:
@@ -40,16 +35,6 @@ class Control:
         """The next command; None where the rehearsal is over."""
         line = self._file.readline()
         return json.loads(line) if line else None
-
-
-def raw_fork() -> int:
-    """Fork by the system call alone: neither libc's nor Python's handlers run in the child, which is not told
-    that it is one. The interpreter lock is held throughout, so that the child has it."""
-    number = _CLONE[platform.machine()]
-    pid = ctypes.PyDLL(None, use_errno=True).syscall(number, int(signal.SIGCHLD), 0, 0, 0, 0)
-    if pid < 0:
-        raise OSError(ctypes.get_errno(), "the process cannot be cloned")
-    return int(pid)
 
 
 class Client(LambdaRuntimeClient):  # type: ignore[misc] # awslambdaric has no types

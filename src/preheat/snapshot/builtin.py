@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..phases import ColdStartReport, Phase, PhaseClock, StartKind
@@ -19,13 +20,12 @@ if TYPE_CHECKING:
 
 
 def register(function: Function, handler: LambdaHandler) -> None:
-    """Register the hooks of a function that was started. They are there before those that its module
-    registers after ``function.handler``: so they run last before a snapshot, and first after a restore."""
-    renewal = _Renewal(function, handler)
-    hooks.before(renewal.close_clients)
-    hooks.after(renewal.reseed)
-    hooks.after(renewal.renew_instance)
-    hooks.after(renewal.check_clock)
+    """Register the hooks of a function that was started on Lambda. They are there before those that its
+    module registers after ``function.handler``: so they run last before a snapshot, and first after a
+    restore."""
+    renewal = Renewal("snapstart")
+    renewal.adopt(function, handler.close)
+    renewal.register()
     hooks.after(renewal.prove_session)
 
 
@@ -41,30 +41,56 @@ def reseed() -> None:
         sys.modules["tempfile"]._name_sequence = None  # type: ignore[attr-defined]
 
 
-class _Renewal:
-    def __init__(self, function: Function, handler: LambdaHandler) -> None:
-        self._function = function
-        self._handler = handler
-        self._clock = PhaseClock()
+class Renewal:
+    """The hooks of one function, and the clock of its restore. ``kind``: what restores it, told in reports:
+    ``snapstart``, ``fork`` or ``criu``."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.facts: dict[str, object] = {"restore": kind}
+        """What its report says beside what the snapshot's own said."""
+        self.clock = PhaseClock()
+        self.woken_ns = 0
+        """``perf_counter_ns`` at which the restore began, where that is known from outside."""
+        self.instance = ""
+        """The instance's new id, where somebody has drawn it already."""
+        self._function: Function | None = None
+        self._close: Callable[[], None] = lambda: None
         self._taken_at = 0.0
+
+    def adopt(self, function: Function, close: Callable[[], None]) -> None:
+        """Say what is renewed. ``close``: closes all that it has open, to be opened again by who needs it."""
+        self._function, self._close = function, close
+
+    def register(self) -> None:
+        """Register all hooks but the proof of the session."""
+        hooks.before(self.close_clients)
+        hooks.after(self.reseed)
+        hooks.after(self.renew_instance)
+        hooks.after(self.check_clock)
+
+    @property
+    def function(self) -> Function:
+        assert self._function is not None  # noqa: S101 - it was started before the snapshot
+        return self._function
 
     def close_clients(self) -> None:
         """Close the ledger's client, giving up its keys, and the event loop; the clock is read last."""
-        self._handler.close()
+        self._close()
         self._taken_at = time.time()
 
     def reseed(self) -> None:
-        self._clock = PhaseClock(time.perf_counter_ns())
-        with self._clock.phase(Phase.RESTORE) as attributes:
+        self.clock = PhaseClock(self.woken_ns or time.perf_counter_ns())
+        with self.clock.phase(Phase.RESTORE) as attributes:
             attributes["of"] = "seeds"
             reseed()
 
     def renew_instance(self) -> None:
-        self._function.service.instance = os.urandom(8).hex()
+        self.function.service.instance = self.instance or os.urandom(8).hex()
 
     def check_clock(self) -> None:
         """Wait for a wall clock that still stands before the snapshot: whatever expires would seem valid."""
-        with self._clock.phase(Phase.RESTORE) as attributes:
+        with self.clock.phase(Phase.RESTORE) as attributes:
             deadline = time.monotonic() + 1.0
             while time.time() < self._taken_at and time.monotonic() < deadline:
                 time.sleep(0.001)
@@ -74,17 +100,23 @@ class _Renewal:
         """One golden inference; and the report of this restore. Raises GoldenError."""
         from ..warmup import warm
 
-        loaded = self._function.service.current
+        loaded = self.function.service.current
         assert loaded is not None  # noqa: S101 - the start was before the snapshot
         assert loaded.artifact is not None  # noqa: S101 - bootstrap keeps it
-        with self._clock.phase(Phase.WARMUP) as attributes:
+        with self.clock.phase(Phase.WARMUP) as attributes:
             attributes.update(warm(loaded.engine, loaded.artifact, once=True))
-        before = loaded.report
+        self.report()
+
+    def report(self) -> ColdStartReport:
+        """End the restore: what comes now is the first of this instance."""
+        loaded = self.function.service.current
+        assert loaded is not None  # noqa: S101 - see prove_session
         report = ColdStartReport(
-            self._clock,
-            instance=self._function.service.instance,
+            self.clock,
+            instance=self.function.service.instance,
             kind=StartKind.RESTORED,
-            platform=before.platform,
-            facts=before.facts,
+            platform=loaded.report.platform,
+            facts={**loaded.report.facts, **self.facts},
         )
-        self._function.service.restored(report)
+        self.function.service.restored(report)
+        return report

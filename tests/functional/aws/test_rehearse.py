@@ -150,7 +150,7 @@ def test_seeds_that_nobody_renews_are_found(rehearse: Callable[..., Any]) -> Non
 
 
 def test_the_instances_id_is_found_where_it_repeats(rehearse: Callable[..., Any]) -> None:
-    text = "from preheat.snapshot import builtin\nbuiltin._Renewal.renew_instance = lambda self: None\n"
+    text = "from preheat.snapshot import builtin\nbuiltin.Renewal.renew_instance = lambda self: None\n"
     assert "the instance's id" in found(rehearse(text), "id")
 
 

@@ -73,6 +73,18 @@ def test_a_start_that_was_not_what_was_asked_for_is_counted_and_left_out(subject
     ]
 
 
+def test_a_restore_that_became_a_fresh_start_is_told_with_its_reason(subject: Target) -> None:
+    restored, fresh = start(10, kind="restored"), start(100)
+    assert restored.coldstart is not None
+    assert fresh.coldstart is not None
+    restored.coldstart["restore"] = "criu"
+    fresh.coldstart["not_restored"] = "criu check: no rights"
+    outcome = Outcome(NOBODY, [restored, fresh], [])
+    found = run._row(subject, FACTS, outcome, None, "criu")
+    assert (found["start"], found["samples"], found["total_ms"]["median"]) == ("criu", 1, 10)
+    assert [w["problem"] for w in found["wrong"]] == ["the start was fresh, not criu: criu check: no rights"]
+
+
 def test_what_was_not_measured_is_null(subject: Target) -> None:
     assert row(subject, [start(100, pss=None)], [])["pss_mib"] is None
     found = row(subject, [], [Wrong(1, "it crashed")], floor=[])

@@ -1,0 +1,53 @@
+"""Snapshots by CRIU: ``preheat snapshot create``, ``preheat snapshot restore``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from .root import Json, app
+
+snapshot_app = typer.Typer(help="Dump a warmed process with CRIU, and restore it.", no_args_is_help=True)
+app.add_typer(snapshot_app, name="snapshot")
+
+
+@snapshot_app.command()
+def create(
+    target: Annotated[str, typer.Argument(help="An artifact folder, a store URL, or a function's app.py.")],
+    out: Annotated[str, typer.Option("-o", "--out", metavar="DIR", help="A new folder for the snapshot.")],
+    as_json: Json = False,
+) -> None:
+    """Start a target, warm it, run its before-hooks, and dump the process. PREHEAT_ settings go with it."""
+    from ..snapshot import criu
+
+    made = criu.create(target, out, os.environ)
+    if as_json:
+        sys.stdout.write(json.dumps(made, indent=1) + "\n")
+        return
+    sys.stdout.write(
+        f"{out}: {made['artifact']['name']}, variant {made['variant']}, "
+        f"{made['bytes'] / 1e6:.1f} MB of images\n"
+        f"restore it with: python -m preheat.snapshot.criu {out}\n"
+    )
+
+
+@snapshot_app.command()
+def restore(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="What `preheat snapshot create` made.")],
+    port: Annotated[int | None, typer.Option(help="Default: PORT, else 8080.")] = None,
+    host: Annotated[str | None, typer.Option(help="Default: PREHEAT_HOST, else every address.")] = None,
+) -> None:
+    """Restore a snapshot and serve: the same process as `python -m preheat.snapshot.criu DIR`.
+
+    Where that cannot be done here, the server starts fresh, and its report says why."""
+    environ = dict(os.environ)
+    if port is not None:
+        environ["PORT"] = str(port)
+    if host is not None:
+        environ["PREHEAT_HOST"] = host
+    sys.stderr.flush()
+    os.execve(sys.executable, [sys.executable, "-m", "preheat.snapshot.criu", folder], environ)  # noqa: S606

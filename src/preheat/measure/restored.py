@@ -1,0 +1,100 @@
+"""Starts that are no fresh process: clones of a template, and restores by CRIU.
+
+What is made once and copied is made before the rounds; a start of a clone is counted from the request that
+was written to its socket, while nobody was there to read it, to the answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+
+from ..errors import PreheatError
+from ..snapshot import criu
+from ..snapshot.forkserver import Clone, Template
+from .client import HOST, read_response
+from .start import START_S, STOP_S, Contender, Start, ask_for_phases, pss_mib
+
+KINDS = ("fresh", "fork", "criu")
+
+
+@contextlib.contextmanager
+def restoring(server: Contender, kind: str) -> Iterator[Contender]:
+    """A server's contender that is started as ``kind`` says, for the length of a block. Raises PreheatError
+    where there can be no template or snapshot."""
+    if kind == "fork":
+        with _forked(server) as contender:
+            yield contender
+    elif kind == "criu":
+        with tempfile.TemporaryDirectory(prefix="preheat-snapshot-") as folder:
+            criu.create(server.environ["PREHEAT_ARTIFACT"], folder, server.environ)
+            command = (sys.executable, "-m", "preheat.snapshot.criu", folder)
+            yield server._replace(label=f"{server.label} by criu", command=command)
+    else:
+        yield server
+
+
+@contextlib.contextmanager
+def _forked(server: Contender) -> Iterator[Contender]:
+    with tempfile.TemporaryFile() as printed:
+        template = Template(server.environ, output=printed.fileno())
+        template.start()
+        try:
+            template.wait_ready()
+            yield server._replace(
+                label=f"{server.label} by fork", begin=lambda contender: fork_once(template, contender)
+            )
+        finally:
+            template.close()
+            for pid in template.running:  # one that an interrupt left behind
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def fork_once(template: Template, contender: Contender) -> Start:
+    """Write a request to a socket, let a clone serve it, let it tell its phases, and stop it."""
+    response = coldstart = pss = problem = None
+    clone: Clone | None = None
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server((HOST, 0)))
+        port = listener.getsockname()[1]
+        client = stack.enter_context(socket.create_connection((HOST, port)))
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        begin = connected = end = time.perf_counter_ns()
+        try:
+            client.sendall(contender.request)
+            connected = time.perf_counter_ns()
+            clone = template.clone(listener)
+            response = read_response(client, deadline=time.monotonic() + START_S)
+            end = time.perf_counter_ns()
+            pss = pss_mib(clone.pid)
+            if response.status != 200:
+                raise ValueError(
+                    f"it answered {response.status}, {response.body[:300].decode(errors='replace')}"
+                )
+            coldstart = ask_for_phases(port, contender)
+        except (OSError, ValueError, PreheatError) as error:
+            problem = str(error) or type(error).__name__
+        finally:
+            if clone is not None:
+                _stop(template, clone)
+    return Start(begin, connected, end, response, coldstart, pss, problem)
+
+
+def _stop(template: Template, clone: Clone) -> None:
+    """SIGTERM, and SIGKILL where that does not help; returns when the clone has ended."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(clone.pid, number)
+        deadline = time.monotonic() + STOP_S
+        while time.monotonic() < deadline:
+            if any(ended.pid == clone.pid for ended in template.ended()):
+                return
+            select.select([template], [], [], 0.1)

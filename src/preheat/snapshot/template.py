@@ -1,0 +1,176 @@
+"""A process that is started up to its snapshot, and how a copy of it goes on: by fork, or by CRIU.
+
+The session's opening is paid once, before any copy: so the variant that runs fastest is opened (objective
+``warm``, unless PREHEAT_OBJECTIVE says otherwise), and the recorded request is answered once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from .. import fingerprint
+from ..errors import UsageError
+from ..function import Function, log, quieten_libraries, target
+from ..phases import FIRST_LINE_NS, Phase, PhaseClock
+from ..principals import principal
+from ..settings import Settings
+from . import hooks
+from .builtin import Renewal
+from .pinned import pinned
+
+if TYPE_CHECKING:
+    import socket
+
+    from ..server import Stop
+
+THREADS_S = 10.0
+"""Seconds that threads of the start have to end."""
+
+
+class Template(NamedTuple):
+    """A function that was started, with everything closed that no copy may share."""
+
+    function: Function
+    settings: Settings
+    """As they were given; the function's own name one thread where it is forked."""
+    renewal: Renewal
+    threads: int
+    """Threads that a session shall have."""
+    location: str
+    """The artifact: a folder, or a reference as it was given, its alias not resolved."""
+
+
+def prepare(environ: Mapping[str, str], *, kind: str, one_thread: bool) -> Template:
+    """Start, answer once, run the before-hooks. ``kind``: what makes copies, ``fork`` or ``criu``.
+    ``one_thread``: open the session with a single thread, and raise UsageError where the process keeps
+    another.
+
+    Raises what a start raises, and what a hook raises.
+    """
+    clock = PhaseClock()
+    quieten_libraries()
+    gc.disable()
+    settings = Settings.from_environ(environ)
+    if not settings.artifact:
+        raise UsageError("nothing to serve: set PREHEAT_ARTIFACT to an artifact folder or an app.py")
+    started_as = replace(settings, objective=settings.objective or "warm")
+    renewal = Renewal(kind)
+    renewal.register()  # before the function's own: the last before a snapshot, the first after a restore
+    with pinned(started_as, settings.cache_dir(environ), clock) as location:
+        with clock.phase(Phase.IMPORT, FIRST_LINE_NS) as attributes:
+            attributes["of"] = "template, function"
+            from .. import server  # noqa: F401 - what each copy needs is loaded here
+
+            function = target(location, {**environ, "PREHEAT_ARTIFACT": location})
+        threads = settings.thread_count(environ) or (1 if one_thread else fingerprint.machine().cpus)
+        function.settings = replace(
+            function.settings, objective=started_as.objective, threads=1 if one_thread else threads
+        )
+        renewal.adopt(function, function.service.close)
+        function.service.defers = True
+        function.start(clock)
+    _answer_once(function)
+    hooks.run_before()
+    if one_thread:
+        _wait_for_threads()
+    gc.collect()
+    give_back()
+    gc.freeze()  # the collector writes to no page that copies share
+    return Template(
+        function, settings, renewal, threads, settings.artifact if "://" in location else function.location
+    )
+
+
+def go_on(
+    template: Template,
+    listener: socket.socket,
+    stop: Stop,
+    environ: Mapping[str, str],
+    *,
+    settle: Callable[[], None] | None = None,
+) -> int:
+    """In a copy: run the after-hooks, serve on ``listener`` until told to stop, drain; gives the exit status.
+
+    ``settle``: runs in a thread beside the first requests, and proves the session; without it that is done
+    before anything is answered. Raises what a hook raises, GoldenError, and UsageError where the copy is for
+    no tenant and must be.
+    """
+    from .. import server
+
+    function, renewal, service = template.function, template.renewal, template.function.service
+    service.tenant = environ.get("PREHEAT_TENANT", template.settings.tenant)
+    server.check_isolation(template.settings, service.tenant)
+    began_ns = renewal.woken_ns or time.perf_counter_ns()
+    hooks.run_after()
+    with renewal.clock.phase(Phase.RESTORE, began_ns) as attributes:
+        attributes["of"] = renewal.kind  # and the function's own hooks, which nobody else times
+    if settle is None:
+        renewal.prove_session()
+        say_restored(template)
+    else:
+        renewal.report()
+    serving = server.Server(listener, service)
+    serving.serve(function)
+    serving.start()
+    if settle is not None:
+        threading.Thread(target=settle, name="preheat-settle", daemon=True).start()
+    gc.enable()
+    return server.serve_until(stop, serving, service, server.grace_s(template.settings, environ))
+
+
+def say_restored(template: Template) -> None:
+    """The log line of a restore, as ``cold start`` is a start's."""
+    current = template.function.service.current
+    assert current is not None  # noqa: S101 - a copy of what was started
+    log("restored", **current.report.to_dict())
+
+
+def give_back() -> None:
+    """Return to the system what opening a session allocated and freed, where libc can (glibc's
+    malloc_trim)."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def threads_now() -> int:
+    """Threads of this process, those of libraries included."""
+    return len(os.listdir("/proc/self/task"))
+
+
+def _answer_once(function: Function) -> None:
+    """Answer the recorded request: what a first answer loads and allocates is there in each copy."""
+    from ..adapters import deferred, keys  # noqa: F401 - loaded, not used
+    from ..adapters.routes import HttpRequest, respond
+    from ..protocol import openai, v2  # noqa: F401
+
+    loaded = function.service.current
+    if loaded is None or loaded.engine.manifest.sample is None or function.task is not None:
+        return
+    body = json.dumps(loaded.engine.manifest.sample["request"]).encode()
+    headers, who = {"content-type": "application/json"}, principal("invoke", "template")
+    respond(function.service, HttpRequest("POST", "/predict", headers, body, time.perf_counter_ns(), who))
+
+
+def _wait_for_threads() -> None:
+    """A copy by fork has this thread alone, and every lock that another one holds stays held for ever."""
+    deadline = time.monotonic() + THREADS_S
+    while threads_now() > 1:
+        if time.monotonic() > deadline:
+            named = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
+            raise UsageError(
+                "a template forks only while it has one thread, and "
+                f"{', '.join(named) or 'a library'} keeps {threads_now() - 1} more: start threads in a hook, "
+                "preheat.snapshot.after, or start instances fresh"
+            )
+        time.sleep(0.005)
+    sys.stdout.flush()

@@ -1,0 +1,218 @@
+"""Snapshots by CRIU, where `criu check` passes; and what happens where it does not."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from preheat.measure.client import Response, connect, free_port, read_response, request
+from preheat.snapshot import criu
+
+from .conftest import PREDICT, environ
+
+
+@pytest.fixture(scope="module")
+def program() -> str:
+    """CRIU, or the reason why it cannot be used on this machine."""
+    try:
+        found = criu.find(os.environ)
+        criu.check(found)
+    except criu.CriuError as error:
+        pytest.skip(str(error))
+    return found
+
+
+def snapshot(target: Path, folder: Path, made: dict[str, str]) -> dict[str, Any]:
+    command = [
+        sys.executable,
+        "-m",
+        "preheat",
+        "snapshot",
+        "create",
+        str(target),
+        "-o",
+        str(folder),
+        "--json",
+    ]
+    done = subprocess.run(command, env=made, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+class Restored:
+    """`python -m preheat.snapshot.criu DIR` on a port of its own."""
+
+    def __init__(self, folder: Path, made: dict[str, str]) -> None:
+        self.port = free_port()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "preheat.snapshot.criu", str(folder)],
+            env={**made, "PORT": str(self.port), "PREHEAT_HOST": "127.0.0.1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, method: str = "POST", path: str = "/predict", body: Any = PREDICT) -> Response:
+        raw = json.dumps(body).encode() if method == "POST" else b""
+        deadline = time.monotonic() + 30
+        with connect(self.port, deadline=deadline, alive=lambda: self.process.poll() is None) as client:
+            kind = {"content-type": "application/json", "accept": "application/json"}
+            client.sendall(request(method, path, raw, kind))
+            return read_response(client, deadline=deadline)
+
+    def report(self) -> Any:
+        return json.loads(self.ask("GET", "/coldstart").body)
+
+    def stop(self) -> tuple[int, str]:
+        self.process.send_signal(signal.SIGTERM)
+        _, err = self.process.communicate(timeout=30)
+        return self.process.returncode, err
+
+
+@contextlib.contextmanager
+def restored(folder: Path, made: dict[str, str]) -> Iterator[Restored]:
+    process = Restored(folder, made)
+    try:
+        yield process
+    finally:
+        if process.process.poll() is None:
+            process.stop()
+
+
+def test_a_restored_process_serves_on_its_port_with_another_id_each_time(
+    program: str, embed_artifact: Path, cache: Path, tmp_path: Path
+) -> None:
+    made = environ(embed_artifact, cache, PREHEAT_THREADS="2")
+    told = snapshot(embed_artifact, tmp_path / "snapshot", made)
+    weights = max(path.stat().st_size for path in embed_artifact.rglob("*") if path.is_file())
+    assert told["bytes"] < weights  # which are mapped, and not in it
+    ids, ports = set(), set()
+    for _ in range(2):
+        with restored(tmp_path / "snapshot", made) as process:
+            answer = process.ask(body={"input": "What is in a snapshot?"})
+            assert (answer.status, answer.headers["x-preheat-start"]) == (200, "restored")
+            report = process.report()
+            assert (report["kind"], report["restore"], report["threads"]) == ("restored", "criu", 2)
+            assert {p["phase"] for p in report["phases"]} == {"restore", "warmup", "first_request"}
+            assert 0 < report["total_ms"] < 20_000
+            ids.add(report["instance"])
+            ports.add(process.port)
+            assert process.stop()[0] == 0
+    assert (len(ids), len(ports)) == (2, 2)
+
+
+def test_a_restored_process_takes_over_the_socket_that_it_is_started_with(
+    program: str, filetype_artifact: Path, cache: Path, tmp_path: Path
+) -> None:
+    made = environ(filetype_artifact, cache)
+    snapshot(filetype_artifact, tmp_path / "snapshot", made)
+    launch = (
+        "import os, sys\nos.dup2(int(sys.argv[1]), 3)\n"
+        "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1')\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'preheat.snapshot.criu', sys.argv[2]])"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with socket.create_connection(listener.getsockname()) as client:
+            raw = json.dumps(PREDICT).encode()
+            client.sendall(request("POST", "/predict", raw, {"content-type": "application/json"}))
+            process = subprocess.Popen(
+                [sys.executable, "-c", launch, str(listener.fileno()), str(tmp_path / "snapshot")],
+                env=made,
+                pass_fds=[listener.fileno()],
+            )
+            answer = read_response(client, deadline=time.monotonic() + 30)
+        process.terminate()
+        assert process.wait(30) == 0
+    assert (answer.status, answer.headers["x-preheat-start"]) == (200, "restored")
+
+
+def test_hooks_run_before_the_dump_and_after_each_restore(
+    program: str, filetype_artifact: Path, cache: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "artifact").symlink_to(filetype_artifact)
+    (tmp_path / "app.py").write_text(
+        "from preheat import Function, snapshot\nfunction = Function(__file__)\n\n\n"
+        f"def say(text):\n    with open({str(tmp_path / 'order')!r}, 'a') as file:\n"
+        "        file.write(text + ' ')\n\n\n"
+        "snapshot.before(lambda: say('before'))\nsnapshot.after(lambda: say('after'))\n"
+    )
+    made = environ(tmp_path / "app.py", cache)
+    snapshot(tmp_path / "app.py", tmp_path / "snapshot", made)
+    assert (tmp_path / "order").read_text() == "before "
+    with restored(tmp_path / "snapshot", made) as process:
+        assert process.ask().status == 200
+        assert (tmp_path / "order").read_text() == "before after "
+
+
+def test_a_snapshot_that_cannot_be_restored_starts_fresh_and_says_why(
+    program: str, filetype_artifact: Path, cache: Path, tmp_path: Path
+) -> None:
+    made = environ(filetype_artifact, cache)
+    snapshot(filetype_artifact, tmp_path / "snapshot", made)
+    with restored(tmp_path / "snapshot", made) as first:
+        assert first.ask().headers["x-preheat-start"] == "restored"
+        with restored(tmp_path / "snapshot", made) as second:
+            assert second.ask().headers["x-preheat-start"] == "cold"  # its process id is taken
+            report = second.report()
+            assert (report["kind"], report["not_restored"][:13]) == ("fresh", "criu restore:")
+            status, err = second.stop()
+            assert status == 0
+            assert "warning: the snapshot is not restored, the server starts fresh: criu restore:" in err
+
+
+def test_without_criu_the_server_starts_fresh_and_says_so(
+    filetype_artifact: Path, cache: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "snapshot"
+    folder.mkdir()
+    (folder / "snapshot.json").write_text(json.dumps({"schema": 1, "target": str(filetype_artifact)}))
+    bare = {**environ(filetype_artifact, cache), "PATH": str(tmp_path)}
+    if any(os.access(f"{place}/criu", os.X_OK) for place in ("/usr/local/sbin", "/usr/sbin")):
+        pytest.skip("criu is installed in /usr/sbin or /usr/local/sbin, where it is always looked for")
+    with restored(folder, bare) as process:
+        assert process.ask().headers["x-preheat-start"] == "cold"
+        assert "criu is not installed" in process.report()["not_restored"]
+
+
+def test_a_criu_that_may_not_is_refused_in_its_own_words(
+    filetype_artifact: Path, cache: Path, tmp_path: Path
+) -> None:
+    fake = tmp_path / "bin" / "criu"
+    fake.parent.mkdir()
+    fake.write_text("#!/bin/sh\necho 'Error (criu/x.c:1): no rights' >&2\nexit 1\n")
+    fake.chmod(0o755)
+    made = {**environ(filetype_artifact, cache), "PATH": f"{fake.parent}:{os.environ['PATH']}"}
+    command = [sys.executable, "-m", "preheat", "snapshot", "create", str(filetype_artifact)]
+    done = subprocess.run(
+        [*command, "-o", str(tmp_path / "new")], env=made, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: criu check: Error (criu/x.c:1): no rights\n",
+    )
+
+
+def test_a_target_that_does_not_start_and_a_folder_without_a_snapshot_are_told(
+    program: str, cache: Path, tmp_path: Path
+) -> None:
+    made = environ(tmp_path / "nothing", cache)
+    command = [sys.executable, "-m", "preheat", "snapshot"]
+    create = [*command, "create", str(tmp_path / "nothing"), "-o", str(tmp_path / "new")]
+    done = subprocess.run(create, env=made, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "the target does not start" in done.stderr
+    done = subprocess.run(
+        [*command, "restore", str(tmp_path)], env=made, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "holds no snapshot" in done.stderr) == (2, True)
