@@ -1,8 +1,9 @@
 """``python -m preheat.server``: the container's entry point, and what ``preheat serve`` runs.
 
-The socket is opened first, then the model is started on the main thread while connections are accepted,
-liveness is answered and requests wait. HTTP/1.1 is parsed by llhttp (httptools). One thread reads; each
-request is answered by a thread, because the core is synchronous; asyncio's import would cost more than that.
+The socket is opened first, or taken over from whoever listens already (LISTEN_FDS); then the model is started
+on the main thread while connections are accepted, liveness is answered and requests wait. HTTP/1.1 is parsed
+by llhttp (httptools). One thread reads; each request is answered by a thread, because the core is
+synchronous; asyncio's import would cost more than that.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from .settings import Settings
 if TYPE_CHECKING:
     from types import FrameType
 
+FIRST_INHERITED = 3
+"""systemd's SD_LISTEN_FDS_START."""
 GRACE_S, GRACE_ON_CLOUD_RUN_S = 25.0, 8.0
 """Seconds that accepted requests have to finish after SIGTERM: less than Knative's 30 and Cloud Run's 10."""
 
@@ -51,7 +54,8 @@ def main(environ: Mapping[str, str] | None = None) -> int:
             alone=platform(environ) == "process",
             environ=environ,
         )
-        server = Server(listen(settings.host, settings.port), service)
+        listener = inherited_listener(environ) or listen(settings.host, settings.port)
+        server = Server(listener, service)
     except PreheatError as error:
         return _told(error)
     grace = settings.grace or (GRACE_ON_CLOUD_RUN_S if platform(environ) == "cloudrun" else GRACE_S)
@@ -104,6 +108,31 @@ def listen(host: str, port: int) -> socket.socket:
         raise UsageError(
             f"cannot listen on {host}:{port}: {error.strerror}; choose another PORT or PREHEAT_HOST"
         ) from None
+    return listener
+
+
+def inherited_listener(environ: Mapping[str, str]) -> socket.socket | None:
+    """The listening socket that whoever started this process has opened; None where there is none.
+
+    systemd's protocol (sd_listen_fds(3)): descriptor 3, LISTEN_FDS sockets for the process LISTEN_PID. What
+    connects before the start is over waits in its backlog. Raises UsageError for anything but one TCP socket
+    that listens.
+    """
+    count = environ.get("LISTEN_FDS")
+    if environ.get("LISTEN_PID") != str(os.getpid()) or not count:
+        return None
+    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):  # they are not for processes that this starts
+        os.environ.pop(name, None)
+    if count != "1":
+        raise UsageError(f"one socket is served, and LISTEN_FDS is {count!r}: pass one")
+    try:
+        listener = socket.socket(fileno=FIRST_INHERITED)
+        listens = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise UsageError(f"LISTEN_FDS is set, and descriptor 3 is no socket: {error.strerror}") from None
+    if not listens or listener.family not in (socket.AF_INET, socket.AF_INET6):
+        raise UsageError("LISTEN_FDS is set, and descriptor 3 is no TCP socket that listens")
+    listener.set_inheritable(False)
     return listener
 
 

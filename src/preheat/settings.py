@@ -96,6 +96,12 @@ class Settings:
     """The audience that tokens must be for; several with commas, ``*`` where the issuer writes none."""
     jwt_claim: str = "sub"
     """The claim of a token that names its tenant, in API Gateway's verified tokens too."""
+    isolate: str = ""
+    """``tenant``: an instance for each tenant, and none that serves two. A server that is not told whose it
+    is does not start."""
+    tenant: str = ""
+    """The one tenant that this instance is for, as it is authenticated: ``key:acme``. Requests of any other
+    get 403."""
     access_log: str = "off"
     """``on``: one JSON line for each request on standard output, with its tenant, outcome, times and trace;
     none for probes and scrapes."""
@@ -134,6 +140,7 @@ class Settings:
         _one_of("PREHEAT_BATCH_TENANTS", self.batch_tenants, ("same", "any"))
         _one_of("PREHEAT_LEDGER_DOWN", self.ledger_down, ("fail", "open"))
         _one_of("PREHEAT_ACCESS_LOG", self.access_log, ("off", "on"))
+        _one_of("PREHEAT_ISOLATE", self.isolate, ("", "tenant"))
         _one_of("PREHEAT_TRACE_FLUSH", self.trace_flush, ("later", "answer"))
         _one_of("PREHEAT_OBJECTIVE", self.objective, ("", "cold", "balanced", "warm"))
         for name in (

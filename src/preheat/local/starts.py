@@ -1,0 +1,136 @@
+"""How an instance comes to be: one function a kind, each given the listening socket that the gateway opened.
+
+The socket is handed over by systemd's protocol (sd_listen_fds(3)): so the gateway connects and sends at once,
+and what it sent waits in the backlog until the instance reads it. Nothing polls for readiness on a request's
+way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from ..server import FIRST_INHERITED
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Start(NamedTuple):
+    """What an instance is started with."""
+
+    listener: socket.socket
+    output: int
+    """The descriptor that takes what it prints."""
+    environ: Mapping[str, str]
+    join: Callable[[], None]
+    """Called in the new process before anything else: enters its control group."""
+
+
+def fresh(start: Start) -> int:
+    """A process that does the whole of the start: the server, as ``preheat serve`` runs it. Gives its process
+    id.
+
+    It gets SIGTERM when the gateway dies, however that comes (prctl(2), PR_SET_PDEATHSIG). Raises OSError.
+    """
+    gateway = os.getpid()
+    command = [sys.executable, "-m", "preheat.server"]
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        start.join()
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != gateway:
+            os._exit(1)  # it died between the fork and the call above
+        os.setsid()  # Ctrl-C is the gateway's, which drains them
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        listener = os.dup(start.listener.fileno())  # above 3, where that is what it has now
+        os.dup2(start.output, 1)
+        os.dup2(start.output, 2)
+        os.dup2(listener, FIRST_INHERITED)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        environ = {**start.environ, "LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+        os.execve(command[0], command, environ)  # noqa: S606 - no shell is wanted
+    finally:
+        os._exit(127)
+
+
+KINDS: dict[str, Callable[[Start], int]] = {"fresh": fresh}
+
+
+class Process:
+    """A started process, watched by its descriptor (pidfd_open(2)): its number is never another's."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.status: int | None = None
+        """Its exit status, negative for a signal; None while it runs, or where only another process knows."""
+        self._descriptor = os.pidfd_open(pid)
+        self._ended = asyncio.Event()
+        asyncio.get_running_loop().add_reader(self._descriptor, self._end)
+
+    @property
+    def running(self) -> bool:
+        return not self._ended.is_set()
+
+    async def wait(self) -> int | None:
+        """Wait for its end; gives ``status``."""
+        await self._ended.wait()
+        return self.status
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send a signal, unless it has ended."""
+        if self.running:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._descriptor, number)
+
+    async def stop(self, grace_s: float) -> int | None:
+        """SIGTERM, and SIGKILL where it has not ended after ``grace_s``; gives ``status``."""
+        self.kill(signal.SIGTERM)
+        try:
+            return await asyncio.wait_for(self.wait(), grace_s)
+        except TimeoutError:
+            self.kill()
+            return await self.wait()
+
+    def _end(self) -> None:
+        with contextlib.suppress(ChildProcessError):  # not ours to wait for: a clone, whose template is told
+            found = os.waitid(os.P_PIDFD, self._descriptor, os.WEXITED | os.WNOHANG)
+            if found is None:
+                return
+            self.status = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+        asyncio.get_running_loop().remove_reader(self._descriptor)
+        os.close(self._descriptor)
+        self._ended.set()
+
+
+def listener() -> socket.socket:
+    """A listening socket on loopback, on a port that the kernel chose. Raises OSError where none is left."""
+    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        made.bind(("127.0.0.1", 0))
+        made.listen(1024)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def ended(status: int | None) -> str:
+    """How a process ended, in words."""
+    if status is None:
+        return "it ended"
+    if status < 0:
+        with contextlib.suppress(ValueError):
+            return f"it was ended by {signal.Signals(-status).name}"
+    return f"it exited with {status}"
