@@ -76,6 +76,10 @@ def main(environ: Mapping[str, str] | None = None) -> int:
         return _told(error)
     except _StoppedError:
         service.stop_starting()
+    except Exception:
+        if not stop.came:
+            raise
+        service.stop_starting()  # raised in a library's import, which made an error of its own of it
     else:
         gc.freeze()
         gc.enable()
@@ -196,7 +200,7 @@ class _Stop:
     """
 
     def __init__(self) -> None:
-        self._came = False
+        self.came = False
         self._raises = False
         self._readable, writable = os.pipe()
         os.set_blocking(writable, False)
@@ -205,7 +209,7 @@ class _Stop:
         signal.signal(signal.SIGINT, self._received)
 
     def wait(self) -> None:
-        while not self._came:
+        while not self.came:
             os.read(self._readable, 1)
 
     @contextlib.contextmanager
@@ -213,16 +217,16 @@ class _Stop:
         """Do not let it wait for the end of the block: raise _StoppedError in it."""
         self._raises = True
         try:
-            if self._came:
+            if self.came:
                 raise _StoppedError
             yield
         finally:
             self._raises = False
 
     def _received(self, number: int, _frame: FrameType | None) -> None:
-        if self._came:
+        if self.came:
             os._exit(128 + number)
-        self._came = True
+        self.came = True
         if self._raises:
             raise _StoppedError
 

@@ -38,6 +38,7 @@ class Door(asyncio.Protocol):
         self._broken: PreheatError | None = None
         self._closing = False
         self._begun = False
+        self._head_size = 0
         self._renew()
         self._parser: Any = httptools.HttpRequestParser(self)
 
@@ -176,5 +177,5 @@ class Door(asyncio.Protocol):
         self._url = bytearray()
         self._headers: Headers = []
         self._body: list[bytes] = []
-        self._size = self._head_size = 0
+        self._size = 0
         self._in_body = False

@@ -86,6 +86,11 @@ class Instance:
         """Whether it takes requests, or will."""
         return self.state in (State.STARTING, State.READY)
 
+    @property
+    def killed(self) -> bool:
+        """Whether a signal ended it: then nobody knows how far it came with what it had."""
+        return self.process.status is not None and self.process.status < 0
+
     async def live(self, start_timeout_s: float, killed: Callable[[], bool]) -> None:
         """See it through, from its start to its end. ``killed``: whether the kernel ended it for its
         memory."""
@@ -116,7 +121,13 @@ class Instance:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.over.wait(), 2.0)
             raise self.error(str(error)) from None
-        self.mark_ready()
+        if self.state is State.STARTING and response.header(b"x-preheat-start"):
+            self.mark_ready()
+        elif self.state is State.STARTING and response.status == 503:
+            # An instance whose start failed answers those who wait before it ends; the gateway knows more.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.over.wait(), 2.0)
+                raise self.error()
         if self.answered == 0:
             asyncio.get_running_loop().call_later(0.1, self._ask_report)
         self.answered += 1
@@ -129,14 +140,17 @@ class Instance:
             return TimedOutError(f"the function did not become ready: {self.said}", code=self.code)
         words = f"an instance ended: {self.said}" if self.code else f"an instance did not answer: {said}"
         if self.code and self._was is State.STARTING:
-            return FailedStartError(words.replace("ended", "did not start", 1), code=self.code)
+            words = f"an instance did not start: {self.said}"
+            if self.killed:  # perhaps in the very moment in which it became ready
+                words += "; what was sent to it may have run"
+            return FailedStartError(words, code=self.code)
         return CrashedError(
             f"{words}; the request may have run",
             code=self.code if self.code in ("memory_limit", "disk_full") else "crashed",
         )
 
     def mark_ready(self) -> None:
-        """It has said so, or has answered."""
+        """It has said so, or has run a request."""
         if self.state is State.STARTING:
             self.state = State.READY
             self.ready_ms = (time.perf_counter_ns() - self.spawned_ns) / 1e6

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 import signal
 import tempfile
 import time
@@ -69,7 +70,7 @@ def _end_left(state: Path) -> int:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             left = [(int(file.name), file.read_text()) for file in folder.iterdir() if file.name.isdigit()]
-            ended += sum(_end(left))
+            ended += _end(left)
             _forget(folder)
         except BlockingIOError:
             pass  # that one lives
@@ -106,25 +107,26 @@ def started(pid: int) -> int | None:
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
-def _end(instances: list[tuple[int, str]]) -> list[bool]:
-    """SIGTERM to all of them, then SIGKILL to those that stay; whether each was still there."""
-    there: list[tuple[int, str, int]] = []
-    found = []
+def _end(instances: list[tuple[int, str]]) -> int:
+    """SIGTERM to all of them, then SIGKILL to those that stay; returns when they have ended, and how many
+    were there."""
+    there = []
     for pid, text in instances:
-        found.append(False)
         with contextlib.suppress(OSError):
             descriptor = os.pidfd_open(pid)
-            if str(started(pid)) != text:  # looked at after it is held: it is this process or none
+            if str(started(pid)) == text:  # looked at after it is held: it is this process or none
+                there.append(descriptor)
+            else:
                 os.close(descriptor)
-                continue
-            signal.pidfd_send_signal(descriptor, signal.SIGTERM)
-            there.append((pid, text, descriptor))
-            found[-1] = True
-    until = time.monotonic() + ENDS_S
-    while time.monotonic() < until and any(str(started(pid)) == text for pid, text, _ in there):
-        time.sleep(0.01)
-    for _, _, descriptor in there:
-        with contextlib.suppress(OSError):
-            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    left = there
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for descriptor in left:
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(descriptor, number)
+        until = time.monotonic() + ENDS_S
+        while left and (rest := until - time.monotonic()) > 0:
+            ended, _, _ = select.select(left, [], [], rest)
+            left = [descriptor for descriptor in left if descriptor not in ended]
+    for descriptor in there:
         os.close(descriptor)
-    return found
+    return len(there)

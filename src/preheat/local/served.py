@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from ..adapters import deadlines
 from ..adapters.routes import HttpRequest
-from ..errors import CrashedError, FailedStartError, PreheatError, TimedOutError
+from ..errors import CrashedError, FailedStartError, PreheatError, TimedOutError, UnavailableError
 from ..principals import Principals
 from .functions import Found
+from .instance import Instance
 from .limits import Limits
 from .messages import Request, Response, refusal, request_bytes
 from .pool import Options, Pool, Starting
@@ -93,26 +94,38 @@ class Served:
             tenant = await asyncio.to_thread(self._principals.of, headers)
         keyed = "idempotency-key" in headers and self._modes.get(path, self._modes[""]) != "off"
         pool, tries = self._pool(tenant), 0
+        lost: UnavailableError | None = None
         while True:
             try:
-                response = await self._once(pool, request, path, until)
-            except (CrashedError, FailedStartError):
+                instance = await self._acquire(pool, until)
+            except FailedStartError as error:
+                raise lost or error from None  # what is told is that it may have run
+            try:
+                response = await self._ask(pool, instance, request, path, until)
+            except (CrashedError, FailedStartError) as error:
                 # Only with a key is it the same request, however often it arrives.
-                if not keyed or tries == RETRIES or time.monotonic() > until or pool.error is None:
+                due = max(pool.retry_at, time.monotonic())
+                if not keyed or not instance.killed or tries == RETRIES or due > until:
                     raise
-                tries += 1
+                tries, lost = tries + 1, error
+                await asyncio.sleep(due - time.monotonic())
                 continue
             wait = response.header(b"retry-after")
-            if not (tries and response.status == 409 and wait.isdigit()):
+            if lost is None or response.status != 409 or not wait.isdigit():
                 return response
             # The instance that ended still holds the key, for as long as its lease has not lapsed.
             if time.monotonic() + int(wait) > until:
                 return response
             await asyncio.sleep(int(wait))
 
-    async def _once(self, pool: Pool, request: Request, path: str, until: float) -> Response:
-        self.most_waiting = max(self.most_waiting, len(pool.waiting))
-        instance = await pool.acquire(until)
+    async def _acquire(self, pool: Pool, until: float) -> Instance:
+        place = pool.acquire(until)
+        self.most_waiting = max(self.most_waiting, len(pool.waiting) + 1)
+        return await place
+
+    async def _ask(
+        self, pool: Pool, instance: Instance, request: Request, path: str, until: float
+    ) -> Response:
         left_s = until - time.monotonic()
         if left_s <= 0:
             pool.release(instance)

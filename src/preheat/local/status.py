@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,7 @@ def _function(served: Served) -> dict[str, Any]:
         },
         "outcomes": dict(sorted(served.outcomes.items())),
         "failures": failing.failures if failing else 0,
-        "retry_in_s": round(max(failing.retry_at - now, 0.0), 1) if failing else 0.0,
+        "retry_in_s": math.ceil(10 * max(failing.retry_at - now, 0.0)) / 10 if failing else 0.0,
         "error": {"code": failing.error.code, "message": str(failing.error)}
         if failing and failing.error
         else None,
