@@ -52,6 +52,8 @@ class Instance:
         changed: Callable[[Instance], None],
     ) -> None:
         self.name = name
+        self.id = ""
+        """As it tells it with every answer; empty until the first."""
         self.kind = kind
         self.tenant = tenant
         self.process = process
@@ -121,6 +123,7 @@ class Instance:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.over.wait(), 2.0)
             raise self.error(str(error)) from None
+        self.id = response.header(b"x-preheat-instance") or self.id
         if self.state is State.STARTING and response.header(b"x-preheat-start"):
             self.mark_ready()
         elif self.state is State.STARTING and response.status == 503:
@@ -148,6 +151,10 @@ class Instance:
             f"{words}; the request may have run",
             code=self.code if self.code in ("memory_limit", "disk_full") else "crashed",
         )
+
+    def hang_up(self) -> None:
+        """Close the connections to it, which it would wait for before it ends."""
+        self._exchange.close()
 
     def mark_ready(self) -> None:
         """It has said so, or has run a request."""

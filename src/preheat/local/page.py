@@ -31,9 +31,10 @@ def body(status: Mapping[str, Any]) -> str:
     """What changes: the gateway's own line, and a section for each function."""
     gateway = status["gateway"]
     policy = gateway["policy"]
+    count = len(status["functions"])
     head = (
         f"<header><p>preheat up, {_e(gateway['state'])} at {_e(gateway['address'])}</p>"
-        f"<h1>{_e(', '.join(status['functions']))}</h1></header>"
+        f"<h1>{count} function{'s' if count > 1 else ''} up</h1></header>"
     )
     sections = "".join(_function(name, one) for name, one in status["functions"].items())
     known = [

@@ -108,6 +108,12 @@ class Pool:
         return [one for one in self.instances if one.alive]
 
     @property
+    def idle(self) -> list[Instance]:
+        """Those that are ready and have nothing to do, the longest idle first."""
+        free = (one for one in self.instances if one.state is State.READY and one.in_flight == 0)
+        return sorted(free, key=lambda one: one.used)
+
+    @property
     def in_flight(self) -> int:
         return len(self.waiting) + sum(one.in_flight for one in self.instances)
 
@@ -182,8 +188,7 @@ class Pool:
             alive = self.alive
         surplus = len(alive) - wanted
         if surplus > 0:
-            idle = [one for one in alive if one.in_flight == 0 and one.state is State.READY]
-            for one in sorted(idle, key=lambda one: one.used)[:surplus]:
+            for one in self.idle[:surplus]:
                 self.drain_one(one)
         self._dispatch()
 
@@ -191,6 +196,11 @@ class Pool:
         """Let an instance answer what it has, and end it."""
         instance.state = State.DRAINING
         self._task(self._drain(instance))
+
+    def make_room(self) -> None:
+        """Give an idle instance up for another pool's sake, and want it back when somebody asks only."""
+        self.drain_one(self.idle[0])
+        self.scaler.forget()
 
     async def scale_to(self, count: int, timeout_s: float) -> bool:
         """As many instances as somebody asks for, ready or ended; the autoscaler goes on from there. Whether
@@ -339,6 +349,7 @@ class Pool:
     async def _drain(self, instance: Instance) -> None:
         while instance.in_flight and instance.process.running:
             await asyncio.sleep(0.005)
+        instance.hang_up()
         await instance.process.stop(self.options.stop_s)
         await instance.over.wait()
 

@@ -13,7 +13,7 @@ from ..adapters.routes import HttpRequest
 from ..errors import CrashedError, FailedStartError, PreheatError, TimedOutError, UnavailableError
 from ..principals import Principals
 from .functions import Found
-from .instance import Instance
+from .instance import Instance, State
 from .limits import Limits
 from .messages import Request, Response, refusal, request_bytes
 from .pool import Options, Pool, Starting
@@ -157,17 +157,14 @@ class Served:
     def _place(self, pool: Pool) -> bool:
         """Whether a pool may have one more instance; where tenants have all that there may be, the one that
         lay idle longest makes room."""
+        others = [one for one in self.pools.values() if one is not pool]
         if sum(len(one.instances) for one in self.pools.values()) < self.options.policy.most:
             return True
-        idle = [
-            (one.used, number, other, one)
-            for number, other in enumerate(self.pools.values())
-            for one in other.alive
-            if other is not pool and one.in_flight == 0 and not other.waiting
-        ]
-        if idle and not pool.alive:
-            _, _, other, one = min(idle, key=lambda found: found[:2])
-            other.drain_one(one)
+        leaving = any(one.state is State.DRAINING for other in others for one in other.instances)
+        if pool.waiting and not pool.alive and not leaving:
+            idle = [(one.used, other) for other in others for one in other.idle]
+            if idle:
+                min(idle, key=lambda found: found[0])[1].make_room()
         return False
 
     def _changed(self) -> None:

@@ -42,10 +42,21 @@ def fresh(start: Start) -> int:
     """
     gateway = os.getpid()
     command = [sys.executable, "-m", "preheat.server"]
-    pid = os.fork()
+    # A signal that came between fork and exec would be the gateway's: handlers and their pipe are inherited.
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = os.fork()
+    except OSError:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        raise
     if pid:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
         return pid
     try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
         start.join()
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
         if os.getppid() != gateway:
@@ -57,8 +68,6 @@ def fresh(start: Start) -> int:
         os.dup2(start.output, 1)
         os.dup2(start.output, 2)
         os.dup2(listener, FIRST_INHERITED)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_DFL)
         environ = {**start.environ, "LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
         os.execve(command[0], command, environ)  # noqa: S606 - no shell is wanted
     finally:

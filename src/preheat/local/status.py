@@ -90,7 +90,7 @@ def _instance(one: Instance) -> dict[str, Any]:
     memory = anonymous_mib(one.process.pid) if one.process.running else None
     return {
         "name": one.name,
-        "id": one.report["instance"] if one.report else "",
+        "id": one.id or (one.report["instance"] if one.report else ""),
         "tenant": one.tenant,
         "pid": one.process.pid,
         "port": one.port,

@@ -25,7 +25,8 @@ def browser() -> str | None:
 
 
 class Page:
-    """One tab. ``errors``: what its console and its scripts complained of; ``asked``: URLs that it requested."""
+    """One tab. ``errors``: what its console and its scripts complained of; ``asked``: URLs that it
+    requested."""
 
     def __init__(self, write: int, read: int) -> None:
         self._write, self._read = write, read
