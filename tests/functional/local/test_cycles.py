@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 from preheat.measure.start import children
 
 from .conftest import Up, running, up
@@ -36,6 +38,7 @@ def held(gateway: Up) -> Held:
     )
 
 
+@pytest.mark.timeout(60 + 5 * CYCLES)
 def test_cycles_leave_nothing_behind(filetype_artifact: Path, tmp_path: Path) -> None:
     pids = []
     with up(tmp_path, str(filetype_artifact)) as gateway:
