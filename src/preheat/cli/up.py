@@ -56,13 +56,13 @@ def up(
     """Bring functions up on this machine, each scaled from zero and back; a status page at /_preheat/."""
     from pathlib import Path
 
-    from ..local import functions, gateway, records, starts
+    from ..local import functions, gateway, records
     from ..local.limits import Limits
-    from ..local.pool import Options
+    from ..local.pool import KINDS, Options
     from ..local.scaling import UTILIZATION, Policy
 
-    if start not in starts.KINDS:
-        raise UsageError(f"--start must be one of {', '.join(starts.KINDS)}, not {start!r}")
+    if start not in KINDS:
+        raise UsageError(f"--start must be one of {', '.join(KINDS)}, not {start!r}")
     if target is not None and target <= 0:
         raise UsageError("--target must be above 0")
     if least > most:

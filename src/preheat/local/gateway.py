@@ -173,7 +173,7 @@ class Gateway:
                     pool.shed_waiting(ShedError("the gateway is shutting down"))
             await asyncio.sleep(0.01)
         drained = not self._doors
-        await asyncio.gather(*(pool.stop() for pool in pools))
+        await asyncio.gather(*(served.stop() for served in self.functions.values()))
         self.limits.close()
         self.records.close()
         return drained

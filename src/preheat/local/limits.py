@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
@@ -49,10 +48,10 @@ class Limits:
             said["cpu"] = f"{self.cpus:g}, {held or f'not enforced: {self.refused}'}"
         return said
 
-    def room(self, name: str) -> Callable[[], None]:
-        """Make an instance's group; gives what a process calls to enter it. Raises OSError."""
+    def room(self, name: str) -> str:
+        """Make an instance's group; gives its folder, empty where there are no groups. Raises OSError."""
         if self._base is None:
-            return _nothing
+            return ""
         group = self._base / name
         group.mkdir(exist_ok=True)
         if self.memory_mib:
@@ -62,7 +61,7 @@ class Limits:
             (group / "memory.oom.group").write_text("1")
         if self.cpus:
             (group / "cpu.max").write_text(f"{round(self.cpus * PERIOD_US)} {PERIOD_US}")
-        return lambda: _enter(group)
+        return str(group)
 
     def killed(self, name: str) -> bool:
         """Whether the kernel ended an instance for its memory."""
@@ -118,11 +117,11 @@ def _delegated(root: Path, controllers: list[str]) -> Path:
         # No process may be in a group that hands controllers down (cgroups(7), "no internal processes").
         leaf = own / "preheat-gateway"
         leaf.mkdir(exist_ok=True)
-        _enter(leaf)
+        enter(leaf)
         for folder in (own, base):
             (folder / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in controllers))
     except OSError:
-        _enter(own)
+        enter(own)
         base.rmdir()
         raise
     return base
@@ -142,9 +141,6 @@ def _remove(base: Path) -> None:
                 group.rmdir()
 
 
-def _enter(group: Path) -> None:
+def enter(group: Path) -> None:
+    """Put this process into a group. Raises OSError."""
     (group / "cgroup.procs").write_text("0")
-
-
-def _nothing() -> None:
-    pass

@@ -24,9 +24,12 @@ from .instance import Instance, State
 from .limits import Limits, anonymous_mib
 from .records import Records
 from .scaling import Policy, Scaler
+from .starts import Starter
 
 AHEAD = 1
 """Requests that are sent to an instance before it is ready."""
+KINDS = ("fresh",)
+"""How instances may start: ``starts.py``."""
 BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds until the next start after so many failures in a row; the first may have been an accident."""
 KEPT_ENDED = 30
@@ -67,6 +70,7 @@ class Pool:
         self,
         name: str,
         tenant: str,
+        starter: Starter,
         environ: dict[str, str],
         options: Options,
         limits: Limits,
@@ -91,6 +95,7 @@ class Pool:
         """What failed last, until an answer is good again."""
         self.desired = 0
         self.draining = False
+        self._starter = starter
         self._environ = environ
         self._limits = limits
         self._records = records
@@ -183,7 +188,12 @@ class Pool:
         while len(alive) < wanted and now >= self.retry_at:
             if (alive and self._starting.now >= self._starting.most) or not self._place(self):
                 break
-            if not self._start():
+            try:
+                if not self._starter.ready():
+                    break
+                self._start()
+            except PreheatError as error:
+                self._failed(error)
                 break
             alive = self.alive
         surplus = len(alive) - wanted
@@ -281,8 +291,8 @@ class Pool:
     def _note(self) -> None:
         self.scaler.record(time.monotonic(), self.in_flight)
 
-    def _start(self) -> bool:
-        """Start one more. Whether that went well, so far."""
+    def _start(self) -> None:
+        """Start one more. Raises PreheatError."""
         name = f"{self.name}-{next(self._numbers)}"
         process = None
         output, written = os.pipe()
@@ -290,23 +300,25 @@ class Pool:
             with starts.listener() as listener:
                 port = listener.getsockname()[1]
                 start = starts.Start(listener, written, self._environ, self._limits.room(name))
-                process = starts.Process(starts.KINDS[self.options.kind](start))
+                process = self._starter.start(start)
             self._records.add(process.pid)
-        except OSError as error:
+        except (OSError, PreheatError) as error:
             os.close(output)
             if process is not None:
                 process.kill()  # what cannot be recorded could be orphaned
+            if isinstance(error, PreheatError):
+                raise
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             said = f"{name} was not started: {error.filename or 'its process'}: {error.strerror}"
-            self._failed(FailedStartError(said, code="disk_full" if full else "failed_start"))
-            return False
+            raise FailedStartError(said, code="disk_full" if full else "failed_start") from None
         finally:
             os.close(written)
         instance = Instance(name, self.options.kind, self.tenant, process, port, output, self._moved)
         self.instances.append(instance)
         self._starting.now += 1
         self._task(instance.live(self.options.start_timeout_s, lambda: self._limits.killed(name)))
-        return True
+        if self._starter.warm:
+            instance.mark_ready()
 
     def _moved(self, instance: Instance) -> None:
         """An instance became ready, or has ended."""

@@ -18,6 +18,7 @@ from .limits import Limits
 from .messages import Request, Response, refusal, request_bytes
 from .pool import Options, Pool, Starting
 from .records import Records
+from .starts import Fresh, Starter
 
 RETRIES = 2
 """How often a request that may have run is sent again, where it has an Idempotency-Key."""
@@ -51,6 +52,7 @@ class Served:
         self._records = records
         self._starting = starting
         self._numbers = itertools.count(1)
+        self.starter: Starter = Fresh()
         self._modes = found.settings.idempotency_modes()
         self.isolated = found.settings.isolate == "tenant"
         self._principals = Principals.from_settings(found.settings) if self.isolated else None
@@ -73,6 +75,7 @@ class Served:
 
     def scale(self) -> None:
         """Decide anew how many instances there are to be."""
+        self.starter.look()
         for tenant, pool in list(self.pools.items()):
             pool.scale()
             if self._limits.watches_memory:
@@ -118,6 +121,11 @@ class Served:
                 return response
             await asyncio.sleep(int(wait))
 
+    async def stop(self) -> None:
+        """Drain every instance; returns when all have ended."""
+        await asyncio.gather(*(pool.stop() for pool in self.pools.values()))
+        await self.starter.close()
+
     async def _acquire(self, pool: Pool, until: float) -> Instance:
         place = pool.acquire(until)
         self.most_waiting = max(self.most_waiting, len(pool.waiting) + 1)
@@ -143,6 +151,7 @@ class Served:
             pool = self.pools[tenant] = Pool(
                 self.found.name,
                 tenant,
+                self.starter,
                 environ,
                 self.options,
                 self._limits,

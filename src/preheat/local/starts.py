@@ -1,4 +1,4 @@
-"""How an instance comes to be: one function a kind, each given the listening socket that the gateway opened.
+"""How an instance comes to be: one class a kind, each given the listening socket that the gateway opened.
 
 The socket is handed over by systemd's protocol (sd_listen_fds(3)): so the gateway connects and sends at once,
 and what it sent waits in the backlog until the instance reads it. Nothing polls for readiness on a request's
@@ -14,11 +14,16 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 from ..server import FIRST_INHERITED
+from .limits import enter
 
+TOLD_S = 1.0
+"""Seconds in which the end of another's child is told."""
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -30,8 +35,50 @@ class Start(NamedTuple):
     output: int
     """The descriptor that takes what it prints."""
     environ: Mapping[str, str]
-    join: Callable[[], None]
-    """Called in the new process before anything else: enters its control group."""
+    cgroup: str
+    """The folder of its control group, which it enters before anything else; empty for none."""
+
+
+class Starter(Protocol):
+    """Starts the instances of one function."""
+
+    warm: bool
+    """Whether an instance is ready as soon as it is there."""
+
+    def ready(self) -> bool:
+        """Whether one can be started now; where not, somebody is called when it may be. Raises PreheatError
+        where that has failed."""
+        ...
+
+    def start(self, start: Start) -> Process:
+        """Start one. Raises OSError and PreheatError."""
+        ...
+
+    def look(self) -> None:
+        """Called a few times a second: see to whatever instances are made of."""
+        ...
+
+    async def close(self) -> None:
+        """End what instances are made of; they go on."""
+        ...
+
+
+class Fresh:
+    """Instances that do the whole of their start."""
+
+    warm = False
+
+    def ready(self) -> bool:
+        return True
+
+    def start(self, start: Start) -> Process:
+        return Process(fresh(start))
+
+    def look(self) -> None:
+        """Nothing lasts between two starts."""
+
+    async def close(self) -> None:
+        """Nothing is left."""
 
 
 def fresh(start: Start) -> int:
@@ -57,7 +104,8 @@ def fresh(start: Start) -> int:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
-        start.join()
+        if start.cgroup:
+            enter(Path(start.cgroup))
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
         if os.getppid() != gateway:
             os._exit(1)  # it died between the fork and the call above
@@ -74,16 +122,18 @@ def fresh(start: Start) -> int:
         os._exit(127)
 
 
-KINDS: dict[str, Callable[[Start], int]] = {"fresh": fresh}
-
-
 class Process:
-    """A started process, watched by its descriptor (pidfd_open(2)): its number is never another's."""
+    """A started process, watched by its descriptor (pidfd_open(2)): its number is never another's.
 
-    def __init__(self, pid: int) -> None:
+    ``told``: its exit status by its number, None as long as nobody knows; left out for a child of this
+    process.
+    """
+
+    def __init__(self, pid: int, told: Callable[[int], int | None] | None = None) -> None:
         self.pid = pid
         self.status: int | None = None
-        """Its exit status, negative for a signal; None while it runs, or where only another process knows."""
+        """Its exit status, negative for a signal; None while it runs, and where nobody was told."""
+        self._told = told or self._waited
         self._descriptor = os.pidfd_open(pid)
         self._ended = asyncio.Event()
         asyncio.get_running_loop().add_reader(self._descriptor, self._end)
@@ -99,7 +149,7 @@ class Process:
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal, unless it has ended."""
-        if self.running:
+        if self._descriptor >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._descriptor, number)
 
@@ -113,14 +163,23 @@ class Process:
             return await self.wait()
 
     def _end(self) -> None:
-        with contextlib.suppress(ChildProcessError):  # not ours to wait for: a clone, whose template is told
-            found = os.waitid(os.P_PIDFD, self._descriptor, os.WEXITED | os.WNOHANG)
-            if found is None:
-                return
-            self.status = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
         asyncio.get_running_loop().remove_reader(self._descriptor)
+        self._look(time.monotonic() + TOLD_S)
+
+    def _look(self, until: float) -> None:
+        self.status = self._told(self.pid)
+        if self.status is None and time.monotonic() < until:
+            asyncio.get_running_loop().call_later(0.005, self._look, until)
+            return
         os.close(self._descriptor)
+        self._descriptor = -1
         self._ended.set()
+
+    def _waited(self, _pid: int) -> int | None:
+        found = os.waitid(os.P_PIDFD, self._descriptor, os.WEXITED)
+        if found is None:
+            return None
+        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
 
 def listener() -> socket.socket:

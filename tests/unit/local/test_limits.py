@@ -28,12 +28,11 @@ def test_a_group_holds_the_limits_and_goes_with_its_instance(root: Path) -> None
     assert held.refused == ""
     assert held.told() == {"memory": "256 MiB, by control group", "cpu": "1.5, by control group"}
     assert not held.watches_memory
-    join = held.room("embed-1")
-    (group,) = root.rglob("embed-1")
+    group = Path(held.room("embed-1"))
     assert (group / "memory.max").read_text() == str(256 * 1024**2)
     assert (group / "memory.oom.group").read_text() == "1"
     assert (group / "cpu.max").read_text() == "150000 100000"
-    join()
+    limits.enter(group)
     assert (group / "cgroup.procs").read_text() == "0", "whoever writes is moved"
     assert not held.killed("embed-1")
     (group / "memory.events").write_text("low 0\nmax 12\noom 1\noom_kill 1\n")
@@ -55,7 +54,7 @@ def test_where_there_are_no_groups_memory_is_watched_and_it_is_said(root: Path, 
     assert held.watches_memory
     assert held.told()["memory"].startswith("256 MiB, watched by the gateway: no cgroup v2 is mounted at ")
     assert held.told()["cpu"].startswith("2, not enforced: no cgroup v2 is mounted at ")
-    held.room("embed-1")()
+    assert held.room("embed-1") == ""
     (next(root.rglob("cgroup.controllers"))).write_text("pids\n")
     assert "cgroup v2 has no memory and cpu controller at " in Limits(1, 1, root=root).refused
     assert Limits(root=root).told() == {}
@@ -70,7 +69,7 @@ def test_a_group_that_may_not_be_made_is_told_by_its_file(
         if group.name == "preheat-gateway":
             raise PermissionError(13, "Permission denied", str(group / "cgroup.procs"))
 
-    monkeypatch.setattr(limits, "_enter", refused)
+    monkeypatch.setattr(limits, "enter", refused)
     held = Limits(256, root=root)
     assert held.refused == f"{own}/preheat-gateway/cgroup.procs: Permission denied"
     assert held.watches_memory
