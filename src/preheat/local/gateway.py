@@ -50,7 +50,7 @@ class Gateway:
         self.records = records
         self.began = time.time()
         self.draining = False
-        self.starting = Starting(len(os.sched_getaffinity(0)))
+        self.starting = Starting(max(len(os.sched_getaffinity(0)) // 2, 1))
         self.functions = {one.name: Served(one, options, limits, records, self.starting) for one in found}
         self._listener = listener
         self._doors: set[Door] = set()

@@ -42,8 +42,9 @@ class Options:
 
     policy: Policy
     kind: str = "fresh"
-    concurrency: int = 8
-    """Requests that one instance gets at once."""
+    concurrency: int = 32
+    """Requests that one instance gets at once. It uses every CPU and joins what waits, so many are better off
+    with few instances than few with many."""
     queue: int = 256
     """Requests that may wait in the gateway; one more is shed."""
     start_timeout_s: float = 60.0
@@ -53,8 +54,9 @@ class Options:
 
 
 class Starting:
-    """How many instances may start at once on this machine: one a CPU, as each start keeps a CPU busy. A pool
-    that has none may always start one: a function that never becomes ready holds up no other."""
+    """How many instances may start at once on this machine: one for every two CPUs, as each start keeps a CPU
+    busy, and those that are ready need the other half for what already waits. A pool that has none may always
+    start one: a function that never becomes ready holds up no other."""
 
     def __init__(self, most: int) -> None:
         self.most = most
