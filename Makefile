@@ -29,7 +29,8 @@ test: .venv/.test .venv-export/.ready .venv-sam/.ready filetype embed ## every t
 test-gpu: .venv-gpu/.ready ## what needs an NVIDIA GPU, with onnxruntime-gpu; elsewhere it says what is missing
 	.venv-gpu/bin/python -m pytest -m gpu tests/functional/gpu $(PYTEST)
 
-torture: .venv/.test ## every ledger under crashes, 100,000 keys and 2,000 kills each; an hour or two
+torture: .venv/.test filetype ## every ledger under crashes, 100,000 keys and 2,000 kills each; an hour or two
+	CYCLES=1000 $(BIN)/python -m pytest tests/functional/local/test_cycles.py
 	@mkdir -p $(OUT)/torture
 	for store in sqlite redis postgres dynamodb; do \
 	  $(BIN)/python -m tests.integration.torture $$store --keys 100000 --kills 2000 \

@@ -32,6 +32,7 @@ from . import (
     overload,
     request_overhead,
     session_open,
+    up,
 )
 from .figures import Benchmark, show
 
@@ -53,6 +54,7 @@ ENTRIES = {
     "batching": Entry(models.minilm, batching.run, 8),
     "keyed": Entry(models.minilm, keyed.run, 15),
     "overload": Entry(models.minilm, overload.run, 6),
+    "up": Entry(models.minilm, up.run, 12),
     "ledger": Entry(lambda _: Path(), ledger.run, 20),
     "gpu": Entry(gpu.artifact, gpu.run, 10),
 }

@@ -28,6 +28,7 @@
     └── UnavailableError              the server cannot answer now
         ├── ShedError                 the queue is full, or the server is draining
         ├── FailedStartError          the model did not come up
+        ├── CrashedError              an instance ended with the request, which may have run
         ├── TimedOutError             the deadline passed
         ├── ThrottledError            the tenant sends more than it may
         ├── InProgressError           another request with the same idempotency key runs
@@ -152,6 +153,10 @@ class ShedError(UnavailableError):
 
 class FailedStartError(UnavailableError):
     code = "failed_start"
+
+
+class CrashedError(UnavailableError):
+    code = "crashed"
 
 
 class TimedOutError(UnavailableError):

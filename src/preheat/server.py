@@ -78,6 +78,11 @@ def main(environ: Mapping[str, str] | None = None) -> int:
     except _StoppedError:
         service.stop_starting()
         return drained(server, service, grace)
+    except Exception:
+        if not stop.came:
+            raise
+        service.stop_starting()  # raised in a library's import, which made an error of its own of it
+        return drained(server, service, grace)
     gc.freeze()
     gc.enable()
     return serve_until(stop, server, service, grace)
@@ -237,7 +242,7 @@ class Stop:
     """
 
     def __init__(self) -> None:
-        self._came = False
+        self.came = False
         self._raises = False
         self._readable, self._writable = os.pipe()
         os.set_blocking(self._writable, False)
@@ -246,12 +251,12 @@ class Stop:
         signal.signal(signal.SIGINT, self._received)
 
     def wait(self) -> None:
-        while not self._came:
+        while not self.came:
             os.read(self._readable, 1)
 
     def end(self) -> None:
         """As a signal would; from any thread."""
-        self._came = True
+        self.came = True
         os.write(self._writable, b"\0")
 
     @contextlib.contextmanager
@@ -259,16 +264,16 @@ class Stop:
         """Do not let it wait for the end of the block: raise _StoppedError in it."""
         self._raises = True
         try:
-            if self._came:
+            if self.came:
                 raise _StoppedError
             yield
         finally:
             self._raises = False
 
     def _received(self, number: int, _frame: FrameType | None) -> None:
-        if self._came:
+        if self.came:
             os._exit(128 + number)
-        self._came = True
+        self.came = True
         if self._raises:
             raise _StoppedError
 

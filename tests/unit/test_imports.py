@@ -43,10 +43,11 @@ LAYERS = (
     {"exposition"},
     {"adapters", "function", "snapshot"},
     {"server", "measure", "build", "publish"},
+    {"local"},
     {"deploy", "rehearse"},
     {"cli", "__main__"},
 )
-OFFLINE = {"build", "deploy", "measure", "publish", "rehearse", "cli", "__main__"}
+OFFLINE = {"build", "deploy", "local", "measure", "publish", "rehearse", "cli", "__main__"}
 FORBIDDEN_ON_THE_COLD_PATH = {
     *("fastapi", "starlette", "pydantic", "uvicorn", "anyio", "asyncio", "boto3", "botocore"),
     *("aws_lambda_powertools", "torch", "transformers", "optimum", "onnx", "rich", "typer", "click"),

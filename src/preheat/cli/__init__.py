@@ -22,6 +22,7 @@ from . import (  # noqa: F401 - each adds its commands
     serving,
     snapshot,
     store,
+    up,
 )
 from .root import app
 

@@ -1,0 +1,62 @@
+"""From zero and back, again and again: no process, descriptor, file or shared memory is left. ``CYCLES=1000``
+does more of them."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from preheat.measure.start import children
+
+from .conftest import Up, running, up
+
+CYCLES = int(os.environ.get("CYCLES", "12"))
+
+
+class Held(NamedTuple):
+    """What a gateway and its folders hold."""
+
+    processes: int
+    descriptors: int
+    noted: int
+    cached: int
+    shared: int
+
+
+def held(gateway: Up) -> Held:
+    (own,) = gateway.state.glob("up-*")
+    return Held(
+        len(children(gateway.process.pid)),
+        len(os.listdir(f"/proc/{gateway.process.pid}/fd")),
+        len(list(own.iterdir())),
+        sum(1 for _ in (gateway.folder / "cache").rglob("*")),
+        len(os.listdir("/dev/shm")),
+    )
+
+
+@pytest.mark.timeout(60 + 5 * CYCLES)
+def test_cycles_leave_nothing_behind(filetype_artifact: Path, tmp_path: Path) -> None:
+    pids = []
+    with up(tmp_path, str(filetype_artifact)) as gateway:
+        before = None
+        for _ in range(CYCLES + 2):
+            if len(pids) == 2:
+                before = held(gateway)
+            answer = gateway.predict(name="filetype")
+            assert (answer.status, answer.headers["x-preheat-start"]) == (200, "cold")
+            pids += [one["pid"] for one in gateway.function("filetype")["instances"]]
+            assert gateway.scale(0, "filetype").status == 200
+        assert before is not None
+        deadline = time.monotonic() + 5
+        while any(now > then for now, then in zip(held(gateway), before, strict=True)):
+            # The last client's connection may be closing yet.
+            assert time.monotonic() < deadline, (held(gateway), before)
+            time.sleep(0.05)
+        assert before.processes == 0
+        assert not any(map(running, pids))
+        assert len(set(pids)) >= CYCLES
+        assert gateway.function("filetype")["outcomes"] == {"ok": CYCLES + 2}
