@@ -51,9 +51,10 @@ layers: .venv/.test filetype ## Lambda layers for each Python and architecture, 
 layers-lock: .venv/.test ## lock what the layers hold by pyproject.toml; LOCK=--upgrade takes newer releases
 	$(BIN)/python -m layers.locks $(LOCK)
 
-templates: .venv/.test filetype embed ## write sam/ anew, from the artifacts at hand
+templates: .venv/.test filetype embed ## write sam/ and knative/ anew, from the artifacts at hand
 	for package in zip image; do \
 	  $(BIN)/preheat render sam functions/filetype/app.py functions/embed/app.py -o sam --force --package $$package || exit; done
+	PREHEAT=$(BIN)/preheat sh knative/render.sh
 
 filetype: functions/filetype/artifact/manifest.json ## the artifact of functions/filetype
 embed: functions/embed/artifact/manifest.json ## the artifact of functions/embed (exports with torch)
