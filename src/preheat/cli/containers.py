@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
-from .deploy import check, render
+from .deploy import check, deploy, render
 from .root import Json
 
 if TYPE_CHECKING:
@@ -204,3 +204,63 @@ def check_cloudrun(target: Target, options: "Options", as_json: Json = False) ->
     from ..deploy.container_commands import check
 
     return check("cloudrun", target, options, as_json=as_json)
+
+
+@deploy.command("knative")
+def deploy_knative(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="What `render knative` wrote, or one like it.")],
+    namespace: Annotated[str, typer.Option(help="Default: the file's, else the context's.")] = "",
+    context: Annotated[str | None, typer.Option(help="Of the kubeconfig. Default: the current one.")] = None,
+    kubeconfig: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Default: KUBECONFIG, ~/.kube/config.")
+    ] = None,
+    ingress: Annotated[
+        str, typer.Option(metavar="URL", help="Where to reach revisions, if their names do not resolve here.")
+    ] = "",
+    header: Annotated[
+        list[str] | None, typer.Option(metavar="'NAME: VALUE'", help="Sent along; repeatable.")
+    ] = None,
+    request: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="JSON for POST /predict. Default: the recorded one in FILE."),
+    ] = None,
+    steps: Annotated[str, typer.Option(help="Percentages of the traffic.")] = "10,50,100",
+    requests: Annotated[int, typer.Option(help="Sent to the new revision at each step.")] = 20,
+    hold: Annotated[float, typer.Option(metavar="SECONDS", help="How long a step lasts.")] = 30.0,
+    from_zero: Annotated[
+        int, typer.Option(help="Starts from no instance to wait for and measure; each takes a minute or two.")
+    ] = 0,
+    max_error_rate: Annotated[float, typer.Option(help="Share of failed requests.")] = 0.01,
+    max_cold_start_ms: Annotated[
+        float | None, typer.Option(help="At p99. Default: what FILE says, from the measurements.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="For a revision to get ready.")] = 600.0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Take over fields that another manager wrote.")
+    ] = False,
+    dry_run: Annotated[
+        str | None, typer.Option(metavar="server", help="Let the cluster look at it and keep nothing.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Roll a Knative Service out: apply, wait, judge it, move the traffic; or take it back."""
+    from ..deploy import knative_commands
+
+    try:
+        percentages = [int(part) for part in steps.split(",")]
+    except ValueError:
+        percentages = []
+    status = knative_commands.deploy(
+        file,
+        knative_commands.Where(kubeconfig, context, namespace, ingress, tuple(header or ())),
+        knative_commands.Judge(request, max_error_rate, max_cold_start_ms),
+        steps=percentages,
+        requests=requests,
+        hold_s=hold,
+        from_zero=from_zero,
+        timeout_s=timeout,
+        force=force,
+        dry_run=dry_run,
+        as_json=as_json,
+    )
+    raise typer.Exit(status)
