@@ -9,7 +9,7 @@ EXPORT := .venv-export/bin
 PIP := -m pip --disable-pip-version-check --quiet
 OUT := out
 
-.PHONY: help run serve test torture check format bench layers layers-lock templates filetype embed clean
+.PHONY: help run serve test test-cluster torture check format bench layers layers-lock templates filetype embed clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -25,6 +25,9 @@ serve: filetype ## the same function, up until Ctrl-C, on PORT (8080)
 test: .venv/.test .venv-export/.ready .venv-sam/.ready filetype embed ## every test, nothing skipped that can run here
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m 'not alone' $(PYTEST)
 	$(BIN)/python -m pytest -m alone $(PYTEST) || test $$? = 5 # of what was asked for, none is marked
+
+test-cluster: .venv/.test filetype ## a Service's life on the cluster that KUBECONFIG names; PREHEAT_TEST_IMAGE serves filetype
+	$(BIN)/python -m pytest tests/functional/deploy/test_cluster.py $(PYTEST)
 
 torture: .venv/.test ## every ledger under crashes, 100,000 keys and 2,000 kills each; an hour or two
 	@mkdir -p $(OUT)/torture

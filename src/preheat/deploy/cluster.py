@@ -77,16 +77,12 @@ class Cluster:
         """A Service as it stands; None where there is none."""
         return self._get("services", name)
 
+    def configuration(self, name: str) -> Object | None:
+        """What makes a Service's revisions; it has the Service's name."""
+        return self._get("configurations", name)
+
     def revision(self, name: str) -> Object | None:
         return self._get("revisions", name)
-
-    def delete_service(self, name: str) -> None:
-        def delete() -> Any:
-            return self._objects.delete_namespaced_custom_object(
-                GROUP, VERSION, self.namespace, "services", name, _request_timeout=self._timeout
-            )
-
-        self._try(f"delete the Service {name}", delete)
 
     def apply(
         self, document: Object, before: Object | None, *, force: bool = False, dry_run: bool = False
@@ -104,7 +100,7 @@ class Cluster:
                 if error.code != "modified":
                     raise
             now = self.service(name)
-            if now is not None and _holds(now["spec"], document["spec"]):
+            if now is not None and holds(now["spec"], document["spec"]):
                 return now  # an earlier try arrived, and its answer did not
             if before is None or now is None or _generation(now) != _generation(before):
                 break
@@ -228,15 +224,15 @@ def _generation(found: Object) -> int:
     return int(found["metadata"].get("generation", 0))
 
 
-def _holds(found: Any, wanted: Any) -> bool:
+def holds(found: Any, wanted: Any) -> bool:
     """Whether every value that is wanted is there."""
     if isinstance(wanted, Mapping):
-        return isinstance(found, Mapping) and all(_holds(found.get(key), wanted[key]) for key in wanted)
+        return isinstance(found, Mapping) and all(holds(found.get(key), wanted[key]) for key in wanted)
     if isinstance(wanted, list):
         return (
             isinstance(found, list)
             and len(found) == len(wanted)
-            and all(_holds(*pair) for pair in zip(found, wanted, strict=True))
+            and all(holds(*pair) for pair in zip(found, wanted, strict=True))
         )
     return bool(found == wanted)
 

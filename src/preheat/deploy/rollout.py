@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import DeploymentError, PreheatError
-from .cluster import Cluster, Object
+from .cluster import Cluster, Object, holds
 from .revision_health import Health, Watch
 
 TAG = "candidate"
@@ -129,13 +129,16 @@ class Rollout:
     # What is waited for
 
     def _created(self) -> str:
-        """The revision of what was applied last."""
+        """The revision of what was applied last. The Service's own status may still name the one before when
+        its generation was taken up: its Configuration, once it has the same template, does not."""
 
         def look() -> str | None:
-            found = self._cluster.service(self._name)
-            if not _observed(found):
+            found, made = self._cluster.service(self._name), self._cluster.configuration(self._name)
+            if found is None or made is None or not _observed(made):
                 return None
-            return _status(found).get("latestCreatedRevisionName") or None
+            if not holds(made["spec"]["template"], found["spec"]["template"]):
+                return None
+            return _status(made).get("latestCreatedRevisionName") or None
 
         return str(self._wait(f"the Service {self._name} to be taken up by Knative", look, self._why))
 
