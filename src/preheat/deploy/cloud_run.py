@@ -43,6 +43,7 @@ def unit(facts: Facts, options: Options, tables: Tables) -> Unit:
         timeout_s=limits.timeout_s,
         concurrency=limits.concurrency,
         tmp_is_memory=True,
+        gpu=options.gpu > 0,
         wait_ms=options.wait_ms,
     )
     needed = max(found.memory_mib, least_memory(limits, cpu, gpu=bool(options.gpu)))

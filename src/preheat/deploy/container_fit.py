@@ -12,9 +12,8 @@ from .container_tables import Tables
 from .facts import X86_64
 from .fit import Finding
 from .knative_fields import Needed, Wrong
-from .sizing import MARGIN, rounded_up
+from .sizing import CPU, MARGIN, rounded_up
 
-_CPU = "CPUExecutionProvider"
 GRACE_S = 25
 """Seconds that the server takes to drain (``server.GRACE_S``)."""
 
@@ -67,7 +66,7 @@ def _rules(found: Sequence[Wrong | Needed]) -> Iterator[Finding]:
 def _variants(unit: Unit) -> Iterator[Finding]:
     manifest = unit.facts.manifest
     ranked = rank(manifest, manifest.objective)
-    providers = [v for v in ranked if v.requires.provider != _CPU]
+    providers = [v for v in ranked if v.requires.provider != CPU]
     if unit.options.gpu and not providers:
         yield Finding(
             "gpu",
@@ -78,7 +77,7 @@ def _variants(unit: Unit) -> Iterator[Finding]:
     elif providers and not unit.options.gpu:
         names = ", ".join(v.name for v in providers)
         yield Finding("gpu", "beware", f"without a GPU the variants {names} are not opened", "say --gpu 1")
-    best = ranked[0]
+    best = next(v for v in ranked if unit.options.gpu or v.requires.provider == CPU)
     if best.requires.isa:
         yield Finding(
             "isa",

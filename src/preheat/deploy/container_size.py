@@ -45,15 +45,16 @@ def size(
     concurrency: Sequence[int],
     held_back_s: int = 0,
     tmp_is_memory: bool = False,
+    gpu: bool = False,
     wait_ms: float = WAIT_MS,
 ) -> ContainerSize:
     """Sizes for a container with ``cpu`` CPUs. ``timeout_s``, ``concurrency``: the platform's least and most.
 
     ``held_back_s``: seconds of the platform's grace time that pass before the server learns of its end; the
     timeout leaves room for them where it is the grace time too. ``tmp_is_memory``: what lies in ``/tmp``
-    counts as memory. Raises UsageError where the artifact was never measured.
+    counts as memory; ``gpu``: there is one. Raises UsageError where the artifact was never measured.
     """
-    best, rss, session, first, steady, most_opened = figures(facts, architecture)
+    best, rss, session, first, steady, most_opened = figures(facts, architecture, gpu=gpu)
     slower = max(facts.threads / cpu, 1.0)  # as if every thread of the measurement had been at work
     request = steady * slower
     fetched = facts.opened(best) if facts.stored else 0

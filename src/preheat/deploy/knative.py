@@ -30,6 +30,7 @@ def unit(facts: Facts, options: Options, tables: Tables) -> Unit:
         timeout_s=tables.knative.timeout_s,
         concurrency=tables.knative.concurrency,
         held_back_s=tables.knative.drain_s,
+        gpu=options.gpu > 0,
         wait_ms=options.wait_ms,
     )
     found = found._replace(

@@ -16,6 +16,7 @@ MARGIN = 1.15
 CACHE_MIB = 32
 """What the cache keeps in /tmp beside the artifact's files."""
 LEAST_TIMEOUT_S = 30
+CPU = "CPUExecutionProvider"
 
 
 class Sizing(NamedTuple):
@@ -87,9 +88,11 @@ class Figures(NamedTuple):
     """Bytes that a start fetches at most."""
 
 
-def figures(facts: Facts, architecture: str, objective: str = "") -> Figures:
-    """Raises UsageError where the artifact was never measured."""
+def figures(facts: Facts, architecture: str, objective: str = "", *, gpu: bool = False) -> Figures:
+    """``gpu``: whether a variant that takes one may run. Raises UsageError where the artifact was never
+    measured."""
     fits, _ = facts.fitting(architecture, objective)
+    fits = [variant for variant in fits if gpu or variant.requires.provider == CPU]
     best = fits[0]
     rooms = (best, _portable(fits))
     mapped = [facts.manifest.measured(v.name, "rss_mib") for v in rooms]

@@ -86,6 +86,15 @@ def test_a_gpu_is_wanted_where_a_variant_uses_one() -> None:
     assert "gpu" not in on_knative(with_gpu(), gpu=1)
 
 
+def test_sizes_are_those_of_what_runs() -> None:
+    found = with_gpu()
+    figures = {name: {"median": 1} for name in ("session_ms", "first_ms", "steady_ms")}
+    found.manifest.measurements["variants"]["cuda"] = {**figures, "rss_mib": {"median": 2000}}
+    without, with_one = (knative.unit(found, Options("image", gpu=gpu), TABLES).size for gpu in (0, 1))
+    assert (without.variant, without.memory_mib) == ("packed", 512)
+    assert (with_one.variant, with_one.memory_mib) == ("cuda", 2432)
+
+
 def test_an_alias_is_read_anew_by_each_start() -> None:
     found = on_knative(stored())
     assert found["alias"].verdict == "beware"
