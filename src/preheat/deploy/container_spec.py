@@ -13,7 +13,7 @@ from ..settings import Settings
 from . import knative_fields
 from .container_size import ContainerSize
 from .facts import Facts
-from .knative_rules import is_label
+from .knative_rules import IMAGE, is_label
 
 PORT = 8080
 TMP = "/tmp"  # noqa: S108 - the container's own, an emptyDir
@@ -87,8 +87,8 @@ def service_name(facts: Facts, options: Options) -> str:
 
 def check(options: Options) -> None:
     """Raises UsageError for what no platform knows such a value of."""
-    if not options.image or any(c.isspace() for c in options.image):
-        raise UsageError("--image must name the container image that holds Preheat")
+    if not IMAGE.fullmatch(options.image):
+        raise UsageError(f"--image must name the image that holds Preheat, not {options.image!r}")
     for flag, value, least in (
         ("--cpu", options.cpu, 1),
         ("--memory", options.memory_mb, 1),

@@ -70,6 +70,7 @@ SECURITY = frozenset(
 """SecurityContextMask; ``privileged`` only as false."""
 ADDED_CAPABILITIES = "kubernetes.containerspec-addcapabilities"
 
+RESOURCES = frozenset({"limits", "requests"})
 PROBE = frozenset(
     {
         *("httpGet", "tcpSocket", "exec", "grpc", "initialDelaySeconds", "timeoutSeconds", "periodSeconds"),

@@ -25,6 +25,12 @@ CRD = "config/core/300-resources/service.yaml"
 
 AUTOSCALING = "autoscaling.knative.dev/"
 _DURATIONS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3}
+IMAGE = re.compile(
+    r"((localhost|[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+)(:\d+)?/|[A-Za-z0-9-]+:\d+/)?"
+    r"[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+    r"(:\w[\w.-]{0,127})?(@sha256:[0-9a-f]{64})?"
+)
+"""An image's reference (distribution's ``reference`` grammar)."""
 _DNS_1035 = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -81,27 +87,29 @@ def _scale(annotations: Mapping[str, str], where: str, limits: Knative) -> Itera
     for name, least, said in (
         ("min-scale", 0, "must be a whole number of at least 0"),
         ("max-scale", 0, "must be a whole number of at least 0"),
+        ("activation-scale", 2, "must be at least 2"),
         ("initial-scale", 1, "must be at least 1: 0 is off by default (config-autoscaler)"),
     ):
         if AUTOSCALING + name in annotations and whole(name, least) is None:
-            setting = "config-autoscaler allow-zero-initial-scale" if least else ""
+            setting = "config-autoscaler allow-zero-initial-scale" if least == 1 else ""
             yield Wrong(where + AUTOSCALING + name, said, SCALE, setting)
     low, high = whole("min-scale", 0), whole("max-scale", 0)
     if low and high and high < low:
         yield Wrong(f"{where}{AUTOSCALING}max-scale", "is less than min-scale", SCALE)
-    for name, least_s in (
-        ("window", limits.window_s[0]),
-        ("scale-down-delay", 0),
-        ("scale-to-zero-pod-retention-period", 0),
+    for name, least_s, whole_s in (
+        ("window", limits.window_s[0], True),
+        ("scale-down-delay", 0, True),
+        ("scale-to-zero-pod-retention-period", 0, False),
     ):
         text = annotations.get(AUTOSCALING + name)
         if text is None:
             continue
         value = seconds(text)
-        if value is None or not least_s <= value <= limits.window_s[1]:
-            yield Wrong(
-                where + AUTOSCALING + name, f"must lie between {least_s}s and {limits.window_s[1]}s", SCALE
-            )
+        if value is None or not least_s <= value <= limits.window_s[1] or (whole_s and value % 1):
+            said = f"must lie between {least_s}s and {limits.window_s[1]}s{', in seconds' if whole_s else ''}"
+            yield Wrong(where + AUTOSCALING + name, said, SCALE)
+    if annotations.get(f"{AUTOSCALING}metric", "concurrency") not in ("concurrency", "rps"):
+        yield Wrong(f"{where}{AUTOSCALING}metric", "must be concurrency or rps", SCALE)
     for name, least_f, most_f in (
         ("target", 0.01, float("inf")),
         ("target-utilization-percentage", 1.0, 100.0),
@@ -113,10 +121,10 @@ def _scale(annotations: Mapping[str, str], where: str, limits: Knative) -> Itera
 
 def _revision(spec: Mapping[str, Any], where: str, limits: Knative) -> Iterator[Wrong | Needed]:
     yield from _masked(spec, fields.POD, fields.POD_FLAGS, where)
-    low, high = limits.timeout_s
-    if not low <= spec.get("timeoutSeconds", low) <= high:
+    longest = limits.timeout_s[1]
+    if not 0 <= spec.get("timeoutSeconds", 0) <= longest:
         setting = "config-defaults max-revision-timeout-seconds"
-        yield Wrong(f"{where}timeoutSeconds", f"must lie between {low} and {high}", REVISION, setting)
+        yield Wrong(f"{where}timeoutSeconds", f"must lie between 0 and {longest}", REVISION, setting)
     most = limits.concurrency[1]
     if not 0 <= spec.get("containerConcurrency", 0) <= most:
         setting = "config-defaults container-concurrency-max-limit"
@@ -163,8 +171,9 @@ def _container(
     serves: bool,
 ) -> Iterator[Wrong | Needed]:
     yield from _unknown(container, fields.CONTAINER, where, MASK)
-    if not container.get("image"):
-        yield Wrong(f"{where}image", "is missing", POD)
+    if not IMAGE.fullmatch(str(container.get("image", ""))):
+        yield Wrong(f"{where}image", "is missing, or no reference of an image", POD)
+    yield from _unknown(_object(container, "resources"), fields.RESOURCES, f"{where}resources.", MASK)
     if container.get("name") == "queue-proxy":
         yield Wrong(f"{where}name", "queue-proxy is Knative's own", POD)
     for i, port in enumerate(_objects(container, "ports")):
@@ -181,7 +190,9 @@ def _container(
             continue
         if not serves:
             yield Needed(f"{where}{name}", "multi-container-probing")
-        yield from _probe(_object(container, name), f"{where}{name}.", aggressive=name == "readinessProbe")
+        ports = [str(port.get("name", "http")) for port in _objects(container, "ports")] or ["http"]
+        ready = name == "readinessProbe"
+        yield from _probe(_object(container, name), f"{where}{name}.", ports[0], ready=ready)
     yield from _security(_object(container, "securityContext"), f"{where}securityContext.")
 
 
@@ -207,16 +218,22 @@ def _mounts(
         if volume is None:
             yield Wrong(f"{where}[{i}].name", "there is no volume of that name", POD)
         elif not mount.get("readOnly") and (
-            not fields.WRITABLE & set(volume) or _object(volume, "persistentVolumeClaim").get("readOnly")
+            not (fields.WRITABLE | fields.VOLUMES) & set(volume)  # the latter are made read-only for you
+            or _object(volume, "persistentVolumeClaim").get("readOnly")
         ):
             yield Wrong(f"{where}[{i}].readOnly", "must be true for this type of volume", POD)
 
 
-def _probe(probe: Mapping[str, Any], where: str, *, aggressive: bool) -> Iterator[Wrong]:
+def _probe(probe: Mapping[str, Any], where: str, port: str, *, ready: bool) -> Iterator[Wrong]:
     yield from _unknown(probe, fields.PROBE, where, MASK)
-    if len([handler for handler in fields.HANDLERS if handler in probe]) != 1:
+    handlers = [handler for handler in fields.HANDLERS if handler in probe]
+    if len(handlers) > 1 or not (handlers or ready):  # readiness is asked by tcpSocket where nothing is said
         yield Wrong(where + "httpGet", f"must be exactly one of {', '.join(fields.HANDLERS)}", POD)
-    if aggressive and not probe.get("periodSeconds"):
+    for handler in handlers:
+        named = _object(probe, handler).get("port")
+        if isinstance(named, str) and named not in ("", port):
+            yield Wrong(f"{where}{handler}.port", "must be the container's port", POD)
+    if ready and not probe.get("periodSeconds"):
         # Without a period queue-proxy probes every 50 ms, and knows no other numbers.
         for name in ("failureThreshold", "timeoutSeconds"):
             if probe.get(name):
@@ -236,7 +253,8 @@ def _traffic(traffic: Sequence[Mapping[str, Any]]) -> Iterator[Wrong]:
     for i, target in enumerate(traffic):
         where = f"spec.traffic[{i}]."
         yield from _unknown(target, fields.TRAFFIC, where, CRD)
-        if bool(target.get("latestRevision")) == bool(target.get("revisionName")):
+        latest = target.get("latestRevision", not target.get("revisionName"))
+        if bool(latest) == bool(target.get("revisionName")):
             yield Wrong(f"{where}revisionName", "name a revision, or say latestRevision: true", ROUTE)
         if target.get("tag") and (not is_label(target["tag"]) or tags.count(target["tag"]) > 1):
             yield Wrong(f"{where}tag", "must be a DNS label that no other target has", ROUTE)

@@ -83,7 +83,10 @@ def test_what_is_rendered_needs_no_flag_and_breaks_no_rule() -> None:
         (f"{BOX}env[0]", {"name": "K_SERVICE", "value": "x"}, f"{BOX}env[0].name", K8S),
         (f"{BOX}readinessProbe.failureThreshold", 3, f"{BOX}readinessProbe.failureThreshold", K8S),
         (f"{BOX}readinessProbe.timeoutSeconds", 1, f"{BOX}readinessProbe.timeoutSeconds", K8S),
-        (f"{BOX}readinessProbe", {"periodSeconds": 1}, f"{BOX}readinessProbe.httpGet", K8S),
+        (f"{BOX}livenessProbe", {"periodSeconds": 1}, f"{BOX}livenessProbe.httpGet", K8S),
+        (f"{BOX}readinessProbe.httpGet.port", "http", f"{BOX}readinessProbe.httpGet.port", K8S),
+        (f"{BOX}resources.claims", [{"name": "x"}], f"{BOX}resources.claims", MASK),
+        (f"{BOX}image", "UPPER/x:1", f"{BOX}image", K8S),
         (f"{BOX}readinessProbe.tcpSocket", {"port": 8080}, f"{BOX}readinessProbe.httpGet", K8S),
         (f"{BOX}securityContext.privileged", True, f"{BOX}securityContext.privileged", MASK),
         (f"{BOX}securityContext.procMount", "Default", f"{BOX}securityContext.procMount", MASK),
@@ -93,7 +96,6 @@ def test_what_is_rendered_needs_no_flag_and_breaks_no_rule() -> None:
         (f"{POD}volumes[0].emptyDir", {"medium": "HugePages"}, f"{POD}volumes[0].emptyDir.medium", K8S),
         (f"{POD}volumes[0].secret", {"secretName": "s"}, f"{POD}volumes[0].name", K8S),
         (f"{POD}volumes[0]", {"name": "tmp", "nfs": {}}, f"{POD}volumes[0].nfs", MASK),
-        (f"{POD}volumes[0]", {"name": "tmp", "secret": {}}, f"{BOX}volumeMounts[0].readOnly", K8S),
     ],
 )
 def test_what_the_webhook_refuses_or_drops(path: str, value: Any, at: str, source: str) -> None:
@@ -104,12 +106,34 @@ def test_what_the_webhook_refuses_or_drops(path: str, value: Any, at: str, sourc
 
 
 @pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (f"{POD}timeoutSeconds", 0),
+        (f"{POD}containerConcurrency", 0),
+        (f"{BOX}readinessProbe", {"initialDelaySeconds": 1}),
+        (f"{BOX}readinessProbe", {"tcpSocket": {"port": "http1"}, "periodSeconds": 5, "failureThreshold": 3}),
+        (f"{BOX}startupProbe", {"exec": {"command": ["true"]}}),
+        (f"{BOX}volumeMounts[0].subPath", "x"),
+        (f"{POD}volumes[0]", {"name": "tmp", "secret": {"secretName": "s"}}),
+        (f"{BOX}image", "localhost:5000/a/b-c@sha256:" + "0" * 64),
+        ("spec.traffic", [{"percent": 100}]),
+        ("spec.traffic", [{"revisionName": "m-1", "latestRevision": False, "percent": 100}]),
+    ],
+)
+def test_what_the_webhook_takes(path: str, value: Any) -> None:
+    assert found(set_at(rendered(), path, value)) == []
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("min-scale", "-1"),
         ("max-scale", "many"),
         ("initial-scale", "0"),
+        ("activation-scale", "1"),
+        ("metric", "latency"),
         ("window", "5s"),
+        ("window", "6500ms"),
         ("window", "2h"),
         ("scale-down-delay", "1h1s"),
         ("scale-down-delay", "soon"),
@@ -197,7 +221,7 @@ def test_probes_of_a_second_container_need_a_flag() -> None:
     ("traffic", "at"),
     [
         ([{"latestRevision": True, "percent": 99}], "spec.traffic"),
-        ([{"percent": 100}], "spec.traffic[0].revisionName"),
+        ([{"latestRevision": False, "percent": 100}], "spec.traffic[0].revisionName"),
         ([{"revisionName": "a", "latestRevision": True, "percent": 100}], "spec.traffic[0].revisionName"),
         ([{"latestRevision": True, "percent": 100, "tag": "No"}], "spec.traffic[0].tag"),
         ([{"latestRevision": True, "percent": 100, "url": "x"}], "spec.traffic[0].url"),
