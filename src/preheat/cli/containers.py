@@ -18,6 +18,7 @@ Image = Annotated[str, typer.Option(metavar="IMAGE", help="The container image; 
 Out = Annotated[
     str | None, typer.Option("-o", "--out", metavar="FILE", help="Write this file. Default: print.")
 ]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")]
 Name = Annotated[str, typer.Option(help="Of the service. Default: the model's.")]
 Namespace = Annotated[str, typer.Option(help="Default: where it is applied.")]
 Cpu = Annotated[int, typer.Option(help="CPUs, and as many threads and turns.")]
@@ -163,29 +164,29 @@ def _taking_options(without: Only) -> Callable[[Callable[..., int]], Callable[..
 
 @render.command("knative")
 @_taking_options(NOT_KNATIVE)
-def render_knative(target: Target, options: "Options", out: Out = None) -> int:
+def render_knative(target: Target, options: "Options", out: Out = None, force: Force = False) -> int:
     """Write a Knative Service: sizes from measurements, the probe that starts fastest."""
     from ..deploy.container_commands import render
 
-    return render("knative", target, options, out=out)
+    return render("knative", target, options, out=out, force=force)
 
 
 @render.command("cloudrun")
 @_taking_options(NOT_CLOUD_RUN)
-def render_cloudrun(target: Target, options: "Options", out: Out = None) -> int:
+def render_cloudrun(target: Target, options: "Options", out: Out = None, force: Force = False) -> int:
     """Write a Cloud Run service: sizes from measurements, startup CPU boost and probe."""
     from ..deploy.container_commands import render
 
-    return render("cloudrun", target, options, out=out)
+    return render("cloudrun", target, options, out=out, force=force)
 
 
 @render.command("kserve")
 @_taking_options(NOT_KSERVE)
-def render_kserve(target: Target, options: "Options", out: Out = None) -> int:
+def render_kserve(target: Target, options: "Options", out: Out = None, force: Force = False) -> int:
     """Write a KServe ServingRuntime and an InferenceService that uses it."""
     from ..deploy.container_commands import render
 
-    return render("kserve", target, options, out=out)
+    return render("kserve", target, options, out=out, force=force)
 
 
 @check.command("knative")

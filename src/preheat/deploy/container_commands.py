@@ -11,6 +11,7 @@ from ..errors import UsageError
 from . import container_tables, fit
 from .facts import Facts, read
 from .showing import show_findings
+from .written import write
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,7 +22,7 @@ Platform = Literal["knative", "cloudrun", "kserve"]
 SAID = {"knative": "a Knative service", "cloudrun": "a Cloud Run service"}
 
 
-def render(platform: Platform, target: str, options: Options, *, out: str | None) -> int:
+def render(platform: Platform, target: str, options: Options, *, out: str | None, force: bool) -> int:
     """Write a manifest, or print it; gives the exit status. Raises UsageError."""
     try:
         from . import cloud_run, knative, kserve
@@ -33,13 +34,8 @@ def render(platform: Platform, target: str, options: Options, *, out: str | None
     if out is None:
         sys.stdout.write(text)
         return 0
-    try:
-        os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
-        with open(out, "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise UsageError(f"{out} cannot be written: {error.strerror}") from None
-    sys.stderr.write(f"wrote {out}\n")
+    for path in write({out: text}, force=force):
+        sys.stderr.write(f"wrote {path}\n")
     return 0
 
 

@@ -145,6 +145,13 @@ def _sources(unit: Unit) -> Iterator[Finding]:
         yield Finding("artifact", "fits", f"read from the volume claim {options.pvc}")
     elif not facts.stored:
         yield Finding("artifact", "fits", "baked into the image: PREHEAT_ARTIFACT is the image's own")
+    elif facts.location.startswith("file:"):
+        yield Finding(
+            "artifact",
+            "does not fit",
+            f"{facts.location} lies on this machine, where no instance sees it",
+            "publish it to a bucket, put it into the image, or name a --pvc",
+        )
     else:
         mib = unit.size.tmp_mib
         yield Finding("artifact", "fits", f"fetched at each start, {mib} MiB of /tmp at most")

@@ -67,7 +67,9 @@ def delete(place: Place) -> None:
 def deploy(place: Place, folder: Path, *options: str, env: tuple[str, ...] = ()) -> Ran:
     path = folder / "service.yaml"
     words = [word for variable in env for word in ("--env", variable)]
-    ran = preheat("render", "knative", FILETYPE, "--image", place.image, "--name", NAME, "-o", path, *words)
+    ran = preheat(
+        "render", "knative", FILETYPE, "--image", place.image, "--name", NAME, "-o", path, "--force", *words
+    )
     assert ran.status == 0, ran.err
     where = ("--ingress", place.ingress) if place.ingress else ()
     return preheat(

@@ -57,6 +57,18 @@ def test_render_prints_or_writes(tmp_path: Path) -> None:
     assert yaml.safe_load(printed.out)["metadata"]["name"] == "filetype"
 
 
+def test_render_overwrites_nothing_that_somebody_changed(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    command = ("render", "knative", FILETYPE, "--image", "r/x:1", "-o", path)
+    assert preheat(*command).status == 0
+    path.write_text(path.read_text() + "# mine\n")
+    refused = preheat(*command)
+    assert refused.status == 2
+    assert "is there already, with another content: --force overwrites it" in refused.error
+    assert preheat(*command, "--force").status == 0
+    assert "# mine" not in path.read_text()
+
+
 def test_every_option_of_a_platform_is_its_help() -> None:
     words = " ".join(preheat("render", "knative", "--help", COLUMNS="300").out.split())
     for flag in ("podspec-nodeselector", "podspec-persistent-volume-claim", "podspec-runtimeclassname"):
@@ -77,7 +89,7 @@ def test_every_option_of_a_platform_is_its_help() -> None:
         (("render", "knative", FILETYPE, "--image", "i", "--env", "PREHEAT_TRED=1"), "not a setting"),
         (("render", "cloudrun", FILETYPE, "--image", "i", "--startup-probe", "exec"), "must be http or tcp"),
         (("render", "cloudrun", FILETYPE, "--image", "i", "--gpu", "2"), "--gpu must be 1 on Cloud Run"),
-        (("render", "kserve", FILETYPE, "--image", "i", "-o", "/proc/no/x"), "/proc/no/x cannot be written"),
+        (("render", "kserve", FILETYPE, "--image", "i", "-o", "/proc/no/x"), "/proc/no cannot be written"),
         (("check", "cloudrun", FILETYPE, "--cpu", "3"), "--cpu must be one of 1, 2, 4, 6, 8"),
     ],
 )

@@ -34,7 +34,7 @@ def cluster(filetype_artifact: Path, tmp_path: Path) -> Iterator[FakeKnative]:
 
 def manifest(folder: Path, image: str = "good:1", *options: str) -> Path:
     path = folder / "service.yaml"
-    ran = preheat("render", "knative", FILETYPE, "--image", image, "-o", path, *options)
+    ran = preheat("render", "knative", FILETYPE, "--image", image, "-o", path, "--force", *options)
     assert ran.status == 0, ran.err
     return path
 

@@ -104,6 +104,12 @@ def test_an_alias_is_read_anew_by_each_start() -> None:
     assert "store_access" not in named
 
 
+def test_an_artifact_on_this_machine_is_seen_by_no_instance() -> None:
+    here = facts(location="file:///srv/m@v1", stored=True, home="")
+    assert on_knative(here)["artifact"].verdict == "does not fit"
+    assert on_knative(here, pvc="models")["artifact"].verdict == "fits"
+
+
 def test_no_keys_no_records() -> None:
     assert on_knative(env=("PREHEAT_IDEMPOTENCY=off",))["ledger"].verdict == "fits"
     assert on_knative(ledger="dynamodb://t")["ledger"].verdict == "fits"
