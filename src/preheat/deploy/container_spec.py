@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ..errors import UsageError
 from ..settings import Settings
 from . import knative_fields
-from .container_size import ContainerSize
+from .container_size import QUEUE, ContainerSize
 from .facts import Facts
 from .knative_rules import IMAGE, is_label
 
@@ -138,6 +138,8 @@ def environment(unit: Unit, secret_key: str) -> list[Section]:
         # Before the platform does: its answer would be plain text, without an outcome.
         "PREHEAT_TIMEOUT": str(max(size.timeout_s - 1, 1)),
     }
+    if size.concurrency > QUEUE + size.cpu:
+        found["PREHEAT_QUEUE"] = str(size.concurrency)  # what is let in finds a place
     if options.pvc:
         found["PREHEAT_ARTIFACT"] = MODEL
     elif facts.stored:

@@ -43,6 +43,14 @@ class Failure(NamedTuple):
     apply_first: bool = False
     """Do what was asked, and lose the answer."""
     headers: tuple[tuple[str, str], ...] = ()
+    traffic: int | None = None
+    """Only for an apply whose first target has as many per cent of the traffic."""
+
+    def meets(self, request: Request) -> bool:
+        if request.method != self.method or self.traffic is None:
+            return request.method == self.method
+        traffic = request.body["spec"].get("traffic", [{}])
+        return bool(traffic[0].get("percent") == self.traffic)
 
 
 class RefusedError(Exception):
@@ -124,7 +132,7 @@ class FakeApi:
             json.loads(raw) if raw else None,
         )
         self.requests.append(request)
-        failure = next((f for f in self.failures if f.method == request.method), None)
+        failure = next((f for f in self.failures if f.meets(request)), None)
         if failure is not None:
             self.failures.remove(failure)
             if failure.apply_first:

@@ -186,6 +186,32 @@ def test_an_interrupted_roll_gives_the_traffic_back(
     assert traffic(cluster) == [{"revisionName": "filetype-00001", "percent": 100}]
 
 
+def test_a_refusal_on_the_way_gives_the_traffic_back(cluster: FakeKnative, tmp_path: Path) -> None:
+    deployed(cluster, tmp_path)
+    cluster.api.failures.append(Failure("PATCH", 403, "rights were taken away", traffic=50))
+    ran = deploy(cluster, tmp_path, manifest(tmp_path, "good:2"))
+    assert ran.status == 1
+    assert "rights were taken away" in ran.error
+    assert "back to filetype-00001" in ran.err
+    assert traffic(cluster) == [{"revisionName": "filetype-00001", "percent": 100}]
+
+
+def test_traffic_that_cannot_be_given_back_is_told(cluster: FakeKnative, tmp_path: Path) -> None:
+    deployed(cluster, tmp_path)
+    cluster.api.failures.append(Failure("PATCH", 403, "rights were taken away", traffic=50))
+    path = manifest(tmp_path, "good:2")
+    process = begun(cluster, tmp_path, path, "--steps", "30,50,100")
+    while not any(part[0]["percent"] == 70 for part in applied(cluster)):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    cluster.api.failures.append(Failure("PATCH", 403, "all of them", traffic=100))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "the traffic stays where it is: cannot apply" in err
+    assert "error: cannot apply the Service filetype: these credentials may not" in err
+    assert [t["percent"] for t in traffic(cluster)] == [70, 30]
+
+
 def test_a_dry_run_keeps_nothing(cluster: FakeKnative, tmp_path: Path) -> None:
     ran = deploy(cluster, tmp_path, manifest(tmp_path), "--dry-run", "server")
     assert ran.status == 0, ran.err

@@ -117,6 +117,11 @@ def test_what_is_asked_for_outranks_the_measurements() -> None:
     assert (env(document)["PREHEAT_THREADS"], env(document)["PREHEAT_CONCURRENCY"]) == ("3", "3")
 
 
+def test_what_the_platform_lets_in_finds_a_place_in_the_server() -> None:
+    assert env(knative_service(concurrency=500))["PREHEAT_QUEUE"] == "500"
+    assert "PREHEAT_QUEUE" not in env(knative_service())
+
+
 def test_the_probe_that_starts_fastest() -> None:
     found = container(knative_service())
     assert found["readinessProbe"] == {"httpGet": {"path": "/v2/health/ready", "port": 8080}}
