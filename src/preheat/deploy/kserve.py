@@ -21,6 +21,10 @@ CONTAINER = "kserve-container"
 """The name by which KServe finds the container (``pkg/constants/constants.go``)."""
 
 
+KNATIVE_MODE = {"serving.kserve.io/deploymentMode": "Knative"}
+"""Without it the default is a plain Deployment, which knows no zero and no concurrency (constants.go)."""
+
+
 def documents(unit: Unit) -> list[Section]:
     """The ServingRuntime and the InferenceService. Raises UsageError."""
     return [_runtime(unit), _inference_service(unit)]
@@ -99,6 +103,6 @@ def _inference_service(unit: Unit) -> Section:
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
-        "metadata": _meta(unit, unit.name),
+        "metadata": {**_meta(unit, unit.name), "annotations": KNATIVE_MODE},
         "spec": {"predictor": {**predictor, "model": model}},
     }

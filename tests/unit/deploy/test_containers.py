@@ -231,6 +231,40 @@ def test_kserves_pair() -> None:
     assert (predictor["serviceAccountName"], predictor["runtimeClassName"]) == ("a", "nvidia")
 
 
+RUNTIME_FIELDS = {
+    *("supportedModelFormats", "multiModel", "disabled", "protocolVersions", "workerSpec", "containers"),
+    *("volumes", "nodeSelector", "affinity", "tolerations", "labels", "annotations", "imagePullSecrets"),
+    *("hostIPC", "schedulerName", "resourceClaims", "replicas", "storageHelper"),
+}
+"""ServingRuntimeSpec, without what is ModelMesh's: pkg/apis/serving/v1alpha1/servingruntime_types.go."""
+SCALING_FIELDS = {
+    *("minReplicas", "maxReplicas", "scaleTarget", "scaleMetric", "scaleMetricType", "autoScaling"),
+    *("containerConcurrency", "timeout", "canaryTrafficPercent", "logger", "batcher", "labels"),
+    *("annotations", "deploymentStrategy"),
+}
+"""ComponentExtensionSpec: pkg/apis/serving/v1beta1/component.go."""
+MODEL_FIELDS = {"modelFormat", "runtime", "protocolVersion", "storageUri", "storage"}
+"""ModelSpec and PredictorExtensionSpec: pkg/apis/serving/v1beta1/predictor_model.go, predictor.go."""
+
+
+def test_kserve_has_every_field_that_is_written() -> None:
+    runtime, inference = kserve_pair(**{**FULL, "max_scale": 0})
+    assert set(runtime["spec"]) <= RUNTIME_FIELDS
+    predictor = inference["spec"]["predictor"]
+    pods = {"model", "serviceAccountName", "runtimeClassName"}  # the pod's own, inlined
+    assert set(predictor) <= SCALING_FIELDS | pods
+    assert set(predictor["model"]) <= MODEL_FIELDS
+    assert predictor["scaleMetric"] in ("concurrency", "rps")  # validateScalingKPACompExtension
+    assert predictor["containerConcurrency"] >= 0  # component.go
+    assert predictor["timeout"] > 0
+
+
+def test_kserve_scales_to_zero_in_its_knative_mode_only() -> None:
+    """DefaultDeployment is Standard: pkg/constants/constants.go."""
+    _, inference = kserve_pair()
+    assert inference["metadata"]["annotations"] == {"serving.kserve.io/deploymentMode": "Knative"}
+
+
 def test_a_model_name_becomes_a_label() -> None:
     odd = facts()
     odd = odd._replace(manifest=odd.manifest._replace(name="My_Model.v2"))
