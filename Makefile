@@ -9,7 +9,7 @@ EXPORT := .venv-export/bin
 PIP := -m pip --disable-pip-version-check --quiet
 OUT := out
 
-.PHONY: help run serve test test-gpu torture check format bench bench-gpu layers layers-lock templates filetype embed clean
+.PHONY: help run serve test test-gpu test-cluster torture check format bench bench-gpu layers layers-lock templates filetype embed clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -28,6 +28,9 @@ test: .venv/.test .venv-export/.ready .venv-sam/.ready filetype embed ## every t
 
 test-gpu: .venv-gpu/.ready ## what needs an NVIDIA GPU, with onnxruntime-gpu; elsewhere it says what is missing
 	.venv-gpu/bin/python -m pytest -m gpu tests/functional/gpu $(PYTEST)
+
+test-cluster: .venv/.test filetype ## a Service's life on the cluster that KUBECONFIG names; PREHEAT_TEST_IMAGE serves filetype
+	$(BIN)/python -m pytest tests/functional/deploy/test_cluster.py $(PYTEST)
 
 torture: .venv/.test filetype ## every ledger under crashes, 100,000 keys and 2,000 kills each; an hour or two
 	CYCLES=1000 $(BIN)/python -m pytest tests/functional/local/test_cycles.py
@@ -58,9 +61,10 @@ layers: .venv/.test filetype ## Lambda layers for each Python and architecture, 
 layers-lock: .venv/.test ## lock what the layers hold by pyproject.toml; LOCK=--upgrade takes newer releases
 	$(BIN)/python -m layers.locks $(LOCK)
 
-templates: .venv/.test filetype embed ## write sam/ anew, from the artifacts at hand
+templates: .venv/.test filetype embed ## write sam/ and knative/ anew, from the artifacts at hand
 	for package in zip image; do \
 	  $(BIN)/preheat render sam functions/filetype/app.py functions/embed/app.py -o sam --force --package $$package || exit; done
+	PREHEAT=$(BIN)/preheat sh knative/render.sh
 
 filetype: functions/filetype/artifact/manifest.json ## the artifact of functions/filetype
 embed: functions/embed/artifact/manifest.json ## the artifact of functions/embed (exports with torch)

@@ -8,6 +8,7 @@
     ├── SourceError                   the model given to `build` cannot be used
     ├── BuildError                    the build could not be finished
     │   └── DriftError                a variant's answers drift past the tolerance
+    ├── DeploymentError               the cluster refuses, cannot be reached, or does not get ready
     ├── ArtifactError                 the artifact cannot be opened
     │   ├── ManifestError             manifest.json is malformed, or of another schema
     │   ├── IntegrityError            a file is missing, changed, extra or oversized
@@ -68,6 +69,10 @@ class BuildError(PreheatError):
 
 class DriftError(BuildError):
     code = "drift"
+
+
+class DeploymentError(PreheatError):
+    code = "deployment"
 
 
 class ArtifactError(PreheatError):

@@ -75,13 +75,12 @@ def main(environ: Mapping[str, str] | None = None) -> int:
         service.fail(error)
         server.drain(grace)  # those who wait are answered first
         return told(error)
-    except _StoppedError:
-        service.stop_starting()
-        return drained(server, service, grace)
-    except Exception:
-        if not stop.came:
+    except (_StoppedError, Exception):
+        if (
+            not stop.came
+        ):  # else it may have been raised in a library's import, which made its own error of it
             raise
-        service.stop_starting()  # raised in a library's import, which made an error of its own of it
+        service.stop_starting()
         return drained(server, service, grace)
     gc.freeze()
     gc.enable()

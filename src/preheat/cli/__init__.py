@@ -16,6 +16,7 @@ import typer
 from ..errors import PreheatError, UsageError
 from . import (  # noqa: F401 - each adds its commands
     building,
+    containers,
     deploy,
     ledger,
     measuring,

@@ -1,4 +1,4 @@
-"""``preheat check`` and ``preheat render``, each a group: one command a platform."""
+"""``preheat check``, ``preheat render`` and ``preheat deploy``, each a group: one command a platform."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ check = typer.Typer(
     help="Say before a deployment what will not fit, and what to change.", no_args_is_help=True
 )
 render = typer.Typer(help="Write a deployment from what the build measured.", no_args_is_help=True)
+deploy = typer.Typer(help="Put a rendered deployment into place, with care.", no_args_is_help=True)
 app.add_typer(check, name="check")
 app.add_typer(render, name="render")
+app.add_typer(deploy, name="deploy")
 
 Architecture = Annotated[
     str | None, typer.Option(metavar="ARCH", help="x86_64 or arm64. Default: what the artifact was built on.")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from . import aws_tables, cost, fit, sizing
 from .facts import check_architecture, read
+from .showing import show_findings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -99,7 +100,6 @@ def _run(path: str | None) -> dict[str, Any] | None:
 def _show(console: Console, document: dict[str, Any]) -> None:
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     plan, artifact = document["plan"], document["artifact"]
     console.print(
@@ -108,15 +108,7 @@ def _show(console: Console, document: dict[str, Any]) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    colours = {"fits": "green", "beware": "yellow", "does not fit": "red"}
-    table = Table("", "", "", box=box.SIMPLE, show_header=False)
-    for finding in document["findings"]:
-        said = Text(finding["said"])
-        if finding["change"]:
-            said.append(f"\n→ {finding['change']}")
-        verdict = Text(finding["verdict"], style=colours[finding["verdict"]])
-        table.add_row(Text(finding["what"]), verdict, said)
-    console.print(table)
+    show_findings(console, document["findings"])
     load = document["load"]
     costs = Table(
         f"{load['rate']:g} requests/s, {load['request_s'] * 1e3:.0f} ms each",

@@ -16,6 +16,7 @@ MARGIN = 1.15
 CACHE_MIB = 32
 """What the cache keeps in /tmp beside the artifact's files."""
 LEAST_TIMEOUT_S = 30
+CPU = "CPUExecutionProvider"
 
 
 class Sizing(NamedTuple):
@@ -50,19 +51,8 @@ def size(
 
     Raises UsageError where the artifact was never measured, or ``run`` is of another one.
     """
-    fits, _ = facts.fitting(architecture, objective)
-    best = fits[0]
-    mapped = [facts.manifest.measured(v.name, "rss_mib") for v in (best, _portable(fits))]
-    rss = max((figure for figure in mapped if figure is not None), default=None)
-    session, first, steady = (
-        facts.manifest.measured(best.name, figure) for figure in ("session_ms", "first_ms", "steady_ms")
-    )
-    if rss is None or session is None or first is None or steady is None:
-        raise UsageError(
-            f"{facts.location} carries no measurements of the variant {best.name}: build it again, "
-            "with --rounds of at least 1"
-        )
-    needed = _up((rss + tables.assumed.python_mib) * MARGIN, 64)
+    best, rss, session, first, steady, most_opened = figures(facts, architecture, objective)
+    needed = rounded_up((rss + tables.assumed.python_mib) * MARGIN, 64)
     memory = max(needed, tables.limits.memory_per_cpu_mb) if memory_mb is None else memory_mb
     cpus = memory / tables.limits.memory_per_cpu_mb
     slower = max(facts.threads / cpus, 1.0)  # as if every thread of the measurement had been at work
@@ -72,12 +62,12 @@ def size(
     init = start[0] / min(cpus, 1.0) + start[1] * slower + fetched / MIB / tables.assumed.fetch_mb_per_s * 1e3
     longest_s = 2 * (init + request * max(facts.manifest.limits.batch, 1)) / 1e3
     low, high = tables.limits.timeout_s
-    most = max(facts.opened(v) for v in (best, _portable(fits))) / MIB + CACHE_MIB if stored else 0
+    most = most_opened / MIB + CACHE_MIB if stored else 0
     return Sizing(
         variant=best.name,
         memory_mb=memory,
-        timeout_s=min(max(_up(longest_s, 5), LEAST_TIMEOUT_S, low), high),
-        ephemeral_mb=max(_up(most, 64), tables.limits.ephemeral_mb[0]),
+        timeout_s=min(max(rounded_up(longest_s, 5), LEAST_TIMEOUT_S, low), high),
+        ephemeral_mb=max(rounded_up(most, 64), tables.limits.ephemeral_mb[0]),
         threads=max(int(cpus), 1),
         rss_mib=rss,
         init_ms=init,
@@ -86,9 +76,41 @@ def size(
     )
 
 
+class Figures(NamedTuple):
+    """What was measured of the variant that is expected to run; for room, the larger of it and portable."""
+
+    best: Variant
+    rss_mib: float
+    session_ms: float
+    first_ms: float
+    steady_ms: float
+    most_opened: int
+    """Bytes that a start fetches at most."""
+
+
+def figures(facts: Facts, architecture: str, objective: str = "", *, gpu: bool = False) -> Figures:
+    """``gpu``: whether a variant that takes one may run. Raises UsageError where the artifact was never
+    measured."""
+    fits, _ = facts.fitting(architecture, objective)
+    fits = [variant for variant in fits if gpu or variant.requires.provider == CPU]
+    best = fits[0]
+    rooms = (best, _portable(fits))
+    mapped = [facts.manifest.measured(v.name, "rss_mib") for v in rooms]
+    rss = max((figure for figure in mapped if figure is not None), default=None)
+    session, first, steady = (
+        facts.manifest.measured(best.name, figure) for figure in ("session_ms", "first_ms", "steady_ms")
+    )
+    if rss is None or session is None or first is None or steady is None:
+        raise UsageError(
+            f"{facts.location} carries no measurements of the variant {best.name}: build it again, "
+            "with --rounds of at least 1"
+        )
+    return Figures(best, rss, session, first, steady, max(facts.opened(v) for v in rooms))
+
+
 def needed_mb(sizing: Sizing, tables: Tables) -> int:
     """The least memory that holds the model and what runs beside it, in MB."""
-    return _up(((sizing.rss_mib or 0.0) + tables.assumed.python_mib) * MARGIN, 64)
+    return rounded_up(((sizing.rss_mib or 0.0) + tables.assumed.python_mib) * MARGIN, 64)
 
 
 def _portable(fits: list[Variant]) -> Variant:
@@ -119,5 +141,5 @@ def _start(
     return (total - shared, shared), True
 
 
-def _up(value: float, step: int) -> int:
+def rounded_up(value: float, step: int) -> int:
     return math.ceil(value / step) * step
