@@ -76,9 +76,7 @@ def main(environ: Mapping[str, str] | None = None) -> int:
         server.drain(grace)  # those who wait are answered first
         return told(error)
     except (_StoppedError, Exception):
-        if (
-            not stop.came
-        ):  # else it may have been raised in a library's import, which made its own error of it
+        if not stop.came:  # else a library whose import was left may have made an error of its own of it
             raise
         service.stop_starting()
         return drained(server, service, grace)
