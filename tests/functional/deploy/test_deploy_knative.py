@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import subprocess
@@ -32,10 +33,16 @@ def cluster(filetype_artifact: Path, tmp_path: Path) -> Iterator[FakeKnative]:
         yield fake
 
 
+@functools.cache
+def rendered(image: str, *options: str) -> str:
+    ran = preheat("render", "knative", FILETYPE, "--image", image, *options)
+    assert ran.status == 0, ran.err
+    return ran.out
+
+
 def manifest(folder: Path, image: str = "good:1", *options: str) -> Path:
     path = folder / "service.yaml"
-    ran = preheat("render", "knative", FILETYPE, "--image", image, "-o", path, "--force", *options)
-    assert ran.status == 0, ran.err
+    path.write_text(rendered(image, *options))
     return path
 
 
