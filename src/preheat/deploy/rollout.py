@@ -166,13 +166,12 @@ class Rollout:
 
     def _empty(self, revision: str) -> None:
         """Wait until it has no instance left."""
-        self._say("waiting for the last instance to go")
 
         def look() -> bool | None:
             active = condition(self._cluster.revision(revision), "Active")
             return True if active.get("status") == "False" else None
 
-        self._wait(f"revision {revision} to scale to zero", look, lambda: "requests keep it up, or min-scale")
+        self._wait(f"revision {revision} to scale to zero", look, lambda: "idle ones are kept for a while")
 
     def _routed(self, revision: str, percent: int) -> Object:
         """The revision's entry in the traffic, once it has as much of it, and its tag has a URL."""
@@ -228,9 +227,9 @@ def told(found: Health) -> str:
     """A step in one line."""
     cold = "no cold start seen" if found.cold_p99_ms is None else f"cold start p99 {found.cold_p99_ms:.0f} ms"
     counted = f", {found.counted_failed} of {found.counted} counted" if found.counted else ""
+    instances = "1 instance" if found.instances == 1 else f"{found.instances} instances"
     return (
-        f"{found.percent:3d} %: {found.failed} of {found.sent} requests failed{counted}; {cold} "
-        f"({found.instances} instances)"
+        f"{found.percent:3d} %: {found.failed} of {found.sent} requests failed{counted}; {cold} ({instances})"
     )
 
 

@@ -44,7 +44,7 @@ class Place(NamedTuple):
 def place(request: pytest.FixtureRequest, tmp_path: Path, filetype_artifact: Path) -> Iterator[Place]:
     if request.param == "fake":
         with knative({"filetype": filetype_artifact}, tmp_path / "cache", idle_s=1.0) as fake:
-            yield Place(fake.api.kubeconfig(tmp_path), "filetype", fake.ingress, 20)
+            yield Place(fake.api.kubeconfig(tmp_path), "filetype", fake.ingress, 60)
         return
     if MISSING:
         pytest.skip(f"no real cluster: {' and '.join(MISSING)} not set")
@@ -74,7 +74,7 @@ def deploy(place: Place, folder: Path, *options: str, env: tuple[str, ...] = ())
     where = ("--ingress", place.ingress) if place.ingress else ()
     return preheat(
         *("deploy", "knative", path, "--kubeconfig", place.kubeconfig, *where, "--json"),
-        *("--hold", "1", "--requests", "5", *options),
+        *("--hold", "1", "--requests", "5", "--max-cold-start-ms", "60000", *options),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import subprocess
@@ -20,7 +21,8 @@ from .fake_api import Failure
 from .fake_knative import FakeKnative, knative
 
 FILETYPE = ROOT / "functions" / "filetype" / "app.py"
-QUICK = ("--hold", "0", "--requests", "4", "--timeout", "20")
+QUICK = ("--hold", "0", "--requests", "4", "--timeout", "60", "--max-cold-start-ms", "60000")
+"""A machine that stalls sends nothing back: how long a start took says nothing here."""
 
 
 @pytest.fixture
@@ -32,10 +34,16 @@ def cluster(filetype_artifact: Path, tmp_path: Path) -> Iterator[FakeKnative]:
         yield fake
 
 
+@functools.cache
+def rendered(image: str, *options: str) -> str:
+    ran = preheat("render", "knative", FILETYPE, "--image", image, *options)
+    assert ran.status == 0, ran.err
+    return ran.out
+
+
 def manifest(folder: Path, image: str = "good:1", *options: str) -> Path:
     path = folder / "service.yaml"
-    ran = preheat("render", "knative", FILETYPE, "--image", image, "-o", path, "--force", *options)
-    assert ran.status == 0, ran.err
+    path.write_text(rendered(image, *options))
     return path
 
 
@@ -160,7 +168,7 @@ def test_nothing_to_go_back_to(cluster: FakeKnative, tmp_path: Path) -> None:
 def test_a_revision_that_does_not_start(cluster: FakeKnative, tmp_path: Path) -> None:
     deployed(cluster, tmp_path)
     for image, reason in (("broken:1", "ExitCode1"), ("missing:1", "ContainerMissing")):
-        ran = deploy(cluster, tmp_path, manifest(tmp_path, image), "--timeout", "4")
+        ran = deploy(cluster, tmp_path, manifest(tmp_path, image), "--timeout", "12")
         assert ran.status == 1
         assert "does not get ready" in ran.error
         assert reason in ran.error
