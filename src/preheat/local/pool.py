@@ -266,11 +266,11 @@ class Pool:
         """The instance for the next request: the ready one with the fewest, else one that starts; None for
         none."""
         places = self.options.concurrency
-        ready = [one for one in self.instances if one.state is State.READY and one.in_flight < places]
+        ready = [one for one in self.alive if one.state is State.READY and one.in_flight < places]
         if ready:
             return min(ready, key=lambda one: one.in_flight)
-        starts_ = (one for one in self.instances if one.state is State.STARTING and one.in_flight < AHEAD)
-        return next(starts_, None)
+        starting = (one for one in self.alive if one.state is State.STARTING and one.in_flight < AHEAD)
+        return next(starting, None)
 
     def _bind(self, instance: Instance) -> Instance:
         instance.in_flight += 1
