@@ -85,9 +85,6 @@ class Door(asyncio.Protocol):
             self._broken = error
         self._proceed()
 
-    def pause_writing(self) -> None:
-        """A client that does not read: what is written for it is bounded by one answer."""
-
     def _proceed(self) -> None:
         if self._answering is None and (self._requests or self._broken is not None):
             self._expect(None)

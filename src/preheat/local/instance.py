@@ -29,6 +29,10 @@ _REPORT = b"GET /coldstart HTTP/1.1\r\nhost: localhost\r\naccept: application/js
 _COLD_START = b'{"message": "cold start", '
 
 
+class UnsentError(Exception):
+    """An instance that ends takes no connection any more: the request was not sent, and is another one's."""
+
+
 class State(Enum):
     STARTING = "starting"
     """Its process runs; what was sent to it waits for readiness."""
@@ -77,6 +81,8 @@ class Instance:
         self.said = ""
         """The same in words."""
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self.closed = False
+        """Whether it refused a connection: it ends, though nobody has told it to."""
         self.over = asyncio.Event()
         self._was = State.STARTING
         self._exchange = Exchange(port)
@@ -86,7 +92,7 @@ class Instance:
     @property
     def alive(self) -> bool:
         """Whether it takes requests, or will."""
-        return self.state in (State.STARTING, State.READY)
+        return self.state in (State.STARTING, State.READY) and not self.closed
 
     @property
     def killed(self) -> bool:
@@ -112,12 +118,15 @@ class Instance:
         self._changed(self)
 
     async def ask(self, data: bytes, timeout_s: float, *, head: bool) -> Response:
-        """Send a whole request. Raises TimedOutError; and where it ended before the answer was whole, what
-        ``error`` gives."""
+        """Send a whole request. Raises TimedOutError, UnsentError; and where it ended before the answer was
+        whole, what ``error`` gives."""
         try:
             response = await self._exchange.ask(data, timeout_s, head=head)
         except TimeoutError:
             raise TimedOutError("the instance did not answer in time, and may still be at it") from None
+        except ConnectionRefusedError:
+            self.closed = True
+            raise UnsentError from None
         except OSError as error:
             # The connection's end is seen before the process's.
             with contextlib.suppress(TimeoutError):

@@ -57,7 +57,7 @@ def body(status: Mapping[str, Any]) -> str:
 
 def _function(name: str, one: Mapping[str, Any]) -> str:
     parts = [
-        f'<section class="function" id="{_e(name)}"><h2>{_e(name)} {_badge(one["state"])}'
+        f'<section class="function" id="function-{_e(name)}"><h2>{_e(name)} {_badge(one["state"])}'
         f'<button type="button" data-zero="{_e(name)}">scale to zero</button></h2>',
         f'<p class="note">{_e(one["target"])}</p>',
     ]

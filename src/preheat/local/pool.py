@@ -219,20 +219,22 @@ class Pool:
         it came so in time."""
         policy = self.options.policy
         self.scaler.forget()
-        self._asked, self._asked_until = count, time.monotonic() + policy.stable_s + policy.grace_s
+        self._asked, self._asked_until = count, math.inf
         self.retry_at = 0.0
         leaving = self.alive[count:]
         for one in leaving:
             self.drain_one(one)
         until = time.monotonic() + timeout_s
         self.scale_soon()
-        while time.monotonic() < until:
-            if all(one.state is State.ENDED for one in leaving) and (
-                count == 0 or sum(one.state is State.READY for one in self.instances) >= count
-            ):
-                return True
-            await asyncio.sleep(0.005)
-        return False
+        try:
+            while time.monotonic() < until:
+                ended = all(one.state is State.ENDED for one in leaving)
+                if ended and sum(one.state is State.READY for one in self.instances) >= count:
+                    return True
+                await asyncio.sleep(0.005)
+            return False
+        finally:
+            self._asked_until = time.monotonic() + policy.stable_s + policy.grace_s
 
     def watch_memory(self) -> None:
         """End instances that are past their limit, where no control group holds it."""
@@ -264,11 +266,11 @@ class Pool:
         """The instance for the next request: the ready one with the fewest, else one that starts; None for
         none."""
         places = self.options.concurrency
-        ready = [one for one in self.instances if one.state is State.READY and one.in_flight < places]
+        ready = [one for one in self.alive if one.state is State.READY and one.in_flight < places]
         if ready:
             return min(ready, key=lambda one: one.in_flight)
-        starts_ = (one for one in self.instances if one.state is State.STARTING and one.in_flight < AHEAD)
-        return next(starts_, None)
+        starting = (one for one in self.alive if one.state is State.STARTING and one.in_flight < AHEAD)
+        return next(starting, None)
 
     def _bind(self, instance: Instance) -> Instance:
         instance.in_flight += 1

@@ -13,7 +13,7 @@ from ..adapters.routes import HttpRequest
 from ..errors import CrashedError, FailedStartError, PreheatError, TimedOutError, UnavailableError
 from ..principals import Principals
 from .functions import Found
-from .instance import Instance, State
+from .instance import Instance, State, UnsentError
 from .limits import Limits
 from .messages import Request, Response, refusal, request_bytes
 from .pool import Options, Pool, Starting
@@ -105,6 +105,8 @@ class Served:
                 raise lost or error from None  # what is told is that it may have run
             try:
                 response = await self._ask(pool, instance, request, path, until)
+            except UnsentError:
+                continue
             except (CrashedError, FailedStartError) as error:
                 # Only with a key is it the same request, however often it arrives.
                 due = max(pool.retry_at, time.monotonic())

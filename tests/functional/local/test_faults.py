@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from .conftest import Up, gone, running, up
 
@@ -79,17 +83,18 @@ def test_the_artifact_is_deleted(told: Path, tmp_path: Path) -> None:
         shutil.rmtree(told / "artifact")
         assert gateway.predict().status == 200, "what runs has it open"
         gateway.scale(0)
-        for _ in range(2):
+        for _ in range(8):  # each failure makes the next wait longer
+            starts = (told / "starts").read_text()
             answer = gateway.predict()
-            assert (answer.status, answer.json()["code"]) == (503, "failed_start")
+            assert (answer.status, answer.json()["code"]) == (503, "failed_start"), answer.json()
             assert "artifact" in answer.json()["error"]
-        starts = len((told / "starts").read_text().split())
-        told_off = gateway.predict()
-        assert int(told_off.headers["retry-after"]) >= 1
-        assert "is not started again before" in told_off.json()["error"]
-        assert len((told / "starts").read_text().split()) == starts, "it backs off"
+            if "is not started again before" in answer.json()["error"]:
+                break
+        assert "is not started again before" in answer.json()["error"]
+        assert int(answer.headers["retry-after"]) >= 1
+        assert (told / "starts").read_text() == starts, "it backs off"
         assert gateway.function()["state"] == "failing"
-        assert told_on_the_page(gateway, "failing", "failed_start", "started again in")
+        assert told_on_the_page(gateway, "failing", "failed_start")
         (told / "artifact").symlink_to(artifact)
         gateway.wait(lambda found: found["retry_in_s"] == 0)
         assert gateway.predict().status == 200
@@ -150,6 +155,17 @@ def test_memory_past_the_limit(told: Path, tmp_path: Path) -> None:
         assert gateway.predict().status == 200
 
 
+@pytest.fixture
+def leftovers(told: Path) -> Iterator[None]:
+    """Instances that ignore SIGTERM end with the test, even where the gateway under test leaves them."""
+    yield
+    for text in (told / "starts").read_text().split():
+        with contextlib.suppress(OSError):
+            if str(told) in Path(f"/proc/{text}/environ").read_text():
+                os.kill(int(text), signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("leftovers")
 def test_the_gateway_is_killed_and_the_next_one_ends_what_it_left(told: Path, tmp_path: Path) -> None:
     (told / "app.py").write_text(
         (told / "app.py").read_text() + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
