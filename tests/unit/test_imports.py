@@ -32,10 +32,11 @@ LAYERS = (
     {"exposition"},
     {"adapters", "function", "snapshot"},
     {"server", "measure", "build", "publish"},
-    {"deploy", "rehearse"},
+    {"deploy", "rehearse", "local"},
+    {"plan"},
     {"cli", "__main__"},
 )
-OFFLINE = {"build", "deploy", "measure", "publish", "rehearse", "cli", "__main__"}
+OFFLINE = {"build", "deploy", "local", "measure", "plan", "publish", "rehearse", "cli", "__main__"}
 FORBIDDEN_ON_THE_COLD_PATH = {
     *("fastapi", "starlette", "pydantic", "uvicorn", "anyio", "asyncio", "boto3", "botocore"),
     *("aws_lambda_powertools", "torch", "transformers", "optimum", "onnx", "rich", "typer", "click"),
