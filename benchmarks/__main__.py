@@ -28,6 +28,7 @@ from . import (
     models,
     object_store,
     overload,
+    plan,
     request_overhead,
     session_open,
 )
@@ -51,6 +52,7 @@ ENTRIES = {
     "keyed": Entry(models.minilm, keyed.run, 15),
     "overload": Entry(models.minilm, overload.run, 6),
     "ledger": Entry(lambda _: Path(), ledger.run, 20),
+    "plan": Entry(models.minilm, plan.run, 6),
 }
 
 

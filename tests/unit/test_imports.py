@@ -32,7 +32,8 @@ LAYERS = (
     {"exposition"},
     {"adapters", "function", "snapshot"},
     {"server", "measure", "build", "publish"},
-    {"deploy", "rehearse", "local"},
+    {"local"},
+    {"deploy", "rehearse"},
     {"plan"},
     {"cli", "__main__"},
 )

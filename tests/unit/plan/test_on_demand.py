@@ -20,7 +20,7 @@ def test_by_hand() -> None:
     arrivals = at([0.0, 0.2, 2.0, 2.1, 12.0, 23.0])
     found = simulate(arrivals, 30.0, alike(6, 0.5, 1.0, 0.25, 0.01), ANY._replace(idle_s=10.0))
     # 0.0 and 0.2 start an instance each, free at 1.75 and 1.95; 2.0 and 2.1 find both. Used last is taken
-    # first: at 12.0 the one that was free at 2.6, which at 23.0 has been idle since 12.5, longer than ten seconds.
+    # first: at 12.0 the one that was free at 2.6, which at 23.0 has been idle since 12.5, longer than 10 s.
     assert found.latency_s == pytest.approx([1.76, 1.76, 0.51, 0.51, 0.51, 1.76])
     assert found.cold.tolist() == [True, True, False, False, False, True]
     assert (found.most, found.use.starts, found.use.requests) == (2, 3, 6)
