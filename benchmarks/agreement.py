@@ -17,13 +17,12 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from preheat.errors import EngineError
-from preheat.fingerprint import usable_cpus
 from preheat.measure import target
 from preheat.measure.client import connect, free_port, read_response, request
 from preheat.measure.start import START_S, stop
@@ -58,8 +57,8 @@ function = Function(__file__)
 NAME = "sleeping"
 COLD_POINTS, P99_RATIO = 3.0, 0.20
 """What is asked of the simulation: percentage points of the cold share, and how far its p99 may be off."""
-STARTS, WARM = 5, 15
-"""How often each is measured before a scenario."""
+WARM = 15
+"""How many warm requests are measured before a scenario."""
 
 
 class Scenario(NamedTuple):
@@ -68,8 +67,6 @@ class Scenario(NamedTuple):
     """As `preheat plan` takes it."""
     arrivals: NDArray[np.float64]
     """Seconds."""
-    together: int
-    """How many instances start at once in it, which makes each start slower."""
 
 
 class Agreement(NamedTuple):
@@ -95,33 +92,38 @@ def scenarios(size: int, seed: int = 1) -> list[Scenario]:
     """Three, each about ``size`` times fifteen or twenty seconds. Gaps keep clear of the moments at which the
     autoscaler decides and an instance goes, so that a few milliseconds more or less decide nothing."""
     rng = np.random.default_rng(seed)
-    pairs = np.cumsum(np.tile([5.0, 0.0, 2.5], 3 * size))
+    pairs = np.cumsum(np.tile([5.0, 0.0, 2.0], 3 * size))
     bursts = np.repeat(np.arange(3 * size) * 7.0, 8)
-    steady = np.cumsum(rng.exponential(1 / 10.0, 150 * size))
-    at_once = min(usable_cpus(), 4)
+    blocks = [begin + np.cumsum(rng.exponential(1 / 10.0, 100)) for begin in np.arange(2 * size) * 24.0]
     short = "up:window=1,grace=0.5,concurrency=2,turns=2,max=4"
-    longer = "up:window=2,grace=1,concurrency=2,turns=2,max=6"
+    longer = "up:window=6,grace=1,concurrency=2,turns=2,max=6"
     return [
-        Scenario("two at once and one more, to zero between", short, pairs, 2),
-        Scenario("bursts of eight, to zero between", short, bursts, at_once),
-        Scenario("ten a second at random", longer, steady, at_once),
+        Scenario("two at once and one more, to zero between", short, pairs),
+        Scenario("bursts of eight, to zero between", short, bursts),
+        Scenario("ten a second at random, in blocks of a hundred", longer, np.concatenate(blocks)),
     ]
 
 
 def agree(artifact: Path, scenario: Scenario) -> Agreement:
-    """Run a scenario on `preheat up`, then simulate it. Raises EngineError for an answer that is none."""
+    """Run a scenario on `preheat up`, then simulate it with the starts that it had and the warm requests from
+    before it. Raises EngineError for an answer that is none."""
     (option,) = options.parse([scenario.option])
     OUT.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="agreement-", dir=OUT) as folder,
         _up(Path(folder), artifact, option) as gateway,
     ):
-        starts, warm = _calibrated(gateway, scenario.together)
+        gateway.to_zero()
+        gateway.ask()  # the first start writes bytecode and stamps
+        warm = [gateway.ask().seconds for _ in range(WARM)]
+        gateway.to_zero()
+        begun = time.time()
         seen = gateway.send(scenario.arrivals)
+        starts = gateway.starts(begun)
     known = platforms.load().autoscaled["up"]
     settings = settings_of(option, known)
     spent = Spread(min(warm), median(warm), max(warm))
-    own = Spread(*(max(value - spent.median, 0.0) for value in (min(starts), median(starts), max(starts))))
+    own = Spread(min(starts), median(starts), max(starts))
     count = len(scenario.arrivals)
     times = draws.times(draws.draw(count, 1), spent, own, (0.0, 0.0), (0.0, 0.0))
     found = scaled.simulate(scenario.arrivals, float(scenario.arrivals[-1]), times, settings)
@@ -164,15 +166,26 @@ class Gateway(NamedTuple):
             raise EngineError(f"an answer through the gateway: {response.status} {response.body[:200]!r}")
         return Seen(took, start == "cold")
 
-    def to_zero(self) -> None:
-        body = json.dumps({"instances": 0}).encode()
-        path, headers = f"/_preheat/functions/{NAME}/scale", {"content-type": "application/json"}
+    def control(self, method: str, path: str, document: Any = None) -> Any:
+        """What the gateway's own interface answers. Raises EngineError where that is no success."""
+        body = b"" if document is None else json.dumps(document).encode()
         alive = self.process.poll
         with connect(self.port, deadline=time.monotonic() + START_S, alive=lambda: alive() is None) as client:
-            client.sendall(request("POST", path, body, headers))
+            client.sendall(request(method, f"/_preheat/{path}", body, {"content-type": "application/json"}))
             response = read_response(client, deadline=time.monotonic() + START_S)
         if response.status != 200:
             raise EngineError(f"the gateway answered {response.status}: {response.body[:200]!r}")
+        return json.loads(response.body)
+
+    def to_zero(self) -> None:
+        self.control("POST", f"functions/{NAME}/scale", {"instances": 0})
+
+    def starts(self, since: float) -> list[float]:
+        """Seconds from spawn to readiness, of the instances that are there or that it still tells of, started
+        since a time of ``time.time``."""
+        seen = self.control("GET", "status")["functions"][NAME]
+        told = [one for one in (*seen["instances"], *seen["ended"]) if one["born"] >= since]
+        return [one["ready_ms"] / 1e3 for one in told if one["ready_ms"] is not None]
 
     def send(self, arrivals: NDArray[np.float64]) -> list[Seen]:
         """Each at its time, whatever became of those before."""
@@ -199,20 +212,6 @@ class Gateway(NamedTuple):
         if wrong or len(found) < len(seen):
             raise EngineError(f"{len(seen) - len(found)} requests have no answer: {wrong[:1]}")
         return found
-
-
-def _calibrated(gateway: Gateway, together: int) -> tuple[list[float], list[float]]:
-    """Seconds of cold requests, so many at once, and of lone warm ones."""
-    cold, warm = [], []
-    for _ in range(STARTS):
-        gateway.to_zero()
-        seen = gateway.send(np.zeros(together))
-        if not all(one.cold for one in seen):
-            raise EngineError("a request after scaling to zero met no cold start")
-        cold += [one.seconds for one in seen]
-        warm += [gateway.ask().seconds for _ in range(WARM // STARTS)]
-    gateway.to_zero()
-    return cold[together:], warm  # the first start wrote bytecode and stamps
 
 
 @contextlib.contextmanager

@@ -21,11 +21,11 @@ from .traffic import Traffic
 
 UNFIT = "unfit"
 CONCURRENCY = 8
-"""Requests that one instance gets at once, where nothing is said: as ``preheat up``."""
+"""Requests that one instance gets at once, where nothing is said."""
 MOST = 100
 """Instances at most, where nothing is said."""
-UP_MOST, UP_QUEUE, UP_AHEAD = 8, 256, 1
-"""As ``preheat up``."""
+UP_MOST, UP_CONCURRENCY, UP_QUEUE, UP_AHEAD = 8, 32, 256, 1
+"""As ``preheat up``, which lets one instance for every two CPUs start at once."""
 
 
 class Known(NamedTuple):
@@ -150,7 +150,7 @@ def _autoscaled(option: Option, known: Known, traffic: Traffic, draws: Draws) ->
 def settings_of(option: Option, platform: Autoscaled) -> scaled.Settings:
     """An option's settings: what it says, and the platform's defaults."""
     given, local = option.given, option.platform == "up"
-    concurrency = int(given.get("concurrency", CONCURRENCY))
+    concurrency = int(given.get("concurrency", UP_CONCURRENCY if local else CONCURRENCY))
     most = int(given.get("max", max(UP_MOST if local else MOST, given.get("min", 0))))
     policy = Policy(
         target=given.get("target", concurrency * platform.utilization),
@@ -168,7 +168,7 @@ def settings_of(option: Option, platform: Autoscaled) -> scaled.Settings:
         concurrency=concurrency,
         turns=min(int(given.get("turns", 1)), concurrency),
         ahead=UP_AHEAD if local else 0,
-        starting=int(given.get("starting", usable_cpus())) if local else 0,
+        starting=int(given.get("starting", max(usable_cpus() // 2, 1))) if local else 0,
         queue=int(given.get("queue", UP_QUEUE)) if local else 0,
         timeout_s=platform.timeout_s,
         drain_s=platform.drain_s,

@@ -140,7 +140,8 @@ def _assumptions(candidates: Sequence[Candidate], known: Known, met: traffic.Tra
     lines = [
         "A request takes as long as measured, scaled to the CPU; an instance answers one at a time unless "
         "`turns` says more, joins none, and keeps the others that it has in line.",
-        f"The traffic stands for every month: {met.span_s:,.0f} s of it, times as many as fit.",
+        f"The traffic stands for every month: {met.span_s:,.0f} s of it, times as many as fit. It begins "
+        "with no instance but the least and the provisioned ones.",
     ]
     if known.run is None:
         lines.append(
@@ -190,6 +191,8 @@ def _risks(
         lines.append(
             "Whether it fits Lambda's limits (package, init, SnapStart) `preheat check lambda` says."
         )
+    if any(one.option.platform == "up" for one in candidates):
+        lines.append("up: its instances are simulated as if none took another one's CPU.")
     if any(one.option.platform in ("knative", "cloudrun") for one in candidates):
         lines.append("No image is pulled in these starts: on a node without it a start takes as much longer.")
     lines.append("Prices are list prices, and the platforms' own parts of a start change without notice.")
