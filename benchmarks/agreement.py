@@ -105,8 +105,10 @@ def scenarios(size: int, seed: int = 1) -> list[Scenario]:
 
 
 def agree(artifact: Path, scenario: Scenario) -> Agreement:
-    """Run a scenario on `preheat up`, then simulate it with the starts that it had and the warm requests from
-    before it. Raises EngineError for an answer that is none."""
+    """Run a scenario on `preheat up`, then simulate it with the starts that it had, in their order, and warm
+    requests as they were before it. So what is left to differ is the model, not the weather of the run (Law,
+    Simulation Modeling and Analysis, on validation by correlated inspection). Raises EngineError for an
+    answer that is none."""
     (option,) = options.parse([scenario.option])
     OUT.mkdir(parents=True, exist_ok=True)
     with (
@@ -117,15 +119,14 @@ def agree(artifact: Path, scenario: Scenario) -> Agreement:
         gateway.ask()  # the first start writes bytecode and stamps
         warm = [gateway.ask().seconds for _ in range(WARM)]
         gateway.to_zero()
-        begun = time.time()
-        seen = gateway.send(scenario.arrivals)
-        starts = gateway.starts(begun)
+        with _starts_noted(gateway) as starts:
+            seen = gateway.send(scenario.arrivals)
     known = platforms.load().autoscaled["up"]
     settings = settings_of(option, known)
     spent = Spread(min(warm), median(warm), max(warm))
-    own = Spread(min(starts), median(starts), max(starts))
     count = len(scenario.arrivals)
-    times = draws.times(draws.draw(count, 1), spent, own, (0.0, 0.0), (0.0, 0.0))
+    times = draws.times(draws.draw(count, 1), spent, spent, (0.0, 0.0), (0.0, 0.0))
+    times = times._replace(start=np.resize([starts[born] for born in sorted(starts)], count))
     found = scaled.simulate(scenario.arrivals, float(scenario.arrivals[-1]), times, settings)
     return Agreement(
         scenario,
@@ -180,13 +181,6 @@ class Gateway(NamedTuple):
     def to_zero(self) -> None:
         self.control("POST", f"functions/{NAME}/scale", {"instances": 0})
 
-    def starts(self, since: float) -> list[float]:
-        """Seconds from spawn to readiness, of the instances that are there or that it still tells of, started
-        since a time of ``time.time``."""
-        seen = self.control("GET", "status")["functions"][NAME]
-        told = [one for one in (*seen["instances"], *seen["ended"]) if one["born"] >= since]
-        return [one["ready_ms"] / 1e3 for one in told if one["ready_ms"] is not None]
-
     def send(self, arrivals: NDArray[np.float64]) -> list[Seen]:
         """Each at its time, whatever became of those before."""
         seen: list[Seen | None] = [None] * len(arrivals)
@@ -212,6 +206,33 @@ class Gateway(NamedTuple):
         if wrong or len(found) < len(seen):
             raise EngineError(f"{len(seen) - len(found)} requests have no answer: {wrong[:1]}")
         return found
+
+
+@contextlib.contextmanager
+def _starts_noted(gateway: Gateway) -> Iterator[dict[float, float]]:
+    """Seconds from spawn to readiness of each instance that starts in a block, by when it was spawned; whole
+    after the block. Asked for every few seconds: the gateway tells of the last thirty that have ended."""
+    found: dict[float, float] = {}
+    over, begun = threading.Event(), time.time()
+
+    def note() -> None:
+        seen = gateway.control("GET", "status")["functions"][NAME]
+        for one in (*seen["instances"], *seen["ended"]):
+            if one["born"] >= begun - 0.001 and one["ready_ms"] is not None:
+                found[one["born"]] = one["ready_ms"] / 1e3
+
+    def watch() -> None:
+        while not over.wait(3.0):
+            note()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        watcher.join(2 * START_S)
+    note()
 
 
 @contextlib.contextmanager
