@@ -89,16 +89,17 @@ class Agreement(NamedTuple):
 
 
 def scenarios(size: int, seed: int = 1) -> list[Scenario]:
-    """Three, each about ``size`` times fifteen or twenty seconds. Gaps keep clear of the moments at which the
+    """Three, each about ``size`` times fifteen to forty seconds. Gaps keep clear of the moments at which the
     autoscaler decides and an instance goes, so that a few milliseconds more or less decide nothing."""
     rng = np.random.default_rng(seed)
-    pairs = np.cumsum(np.tile([5.0, 0.0, 2.0], 3 * size))
-    bursts = np.repeat(np.arange(3 * size) * 7.0, 8)
+    pairs = np.cumsum(np.tile([6.0, 0.0, 3.0], 3 * size))
+    bursts = np.repeat(np.arange(3 * size) * 9.0, 8)
     blocks = [begin + np.cumsum(rng.exponential(1 / 10.0, 100)) for begin in np.arange(2 * size) * 24.0]
     short = "up:window=1,grace=0.5,concurrency=2,turns=2,max=4"
+    middle = "up:window=3,grace=0.5,concurrency=2,turns=2,max=4"
     longer = "up:window=6,grace=1,concurrency=2,turns=2,max=6"
     return [
-        Scenario("two at once and one more, to zero between", short, pairs),
+        Scenario("two at once and one more, to zero between", middle, pairs),
         Scenario("bursts of eight, to zero between", short, bursts),
         Scenario("ten a second at random, in blocks of a hundred", longer, np.concatenate(blocks)),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -24,6 +25,8 @@ CONCURRENCY = 8
 """Requests that one instance gets at once, where nothing is said."""
 MOST = 100
 """Instances at most, where nothing is said."""
+MOST_PINGS = 10_000_000
+"""That are simulated."""
 UP_MOST, UP_CONCURRENCY, UP_QUEUE, UP_AHEAD = 8, 32, 256, 1
 """As ``preheat up``, which lets one instance for every two CPUs start at once."""
 
@@ -69,6 +72,10 @@ def _on_lambda(option: Option, known: Known, traffic: Traffic, draws: Draws) -> 
     provisioned = int(given.get("provisioned", 0))
     snapstart = bool(given.get("snapstart"))
     _check_lambda(option, found, tables, snapstart)
+    if given.get("pings", 1) * traffic.span_s / given.get("ping", math.inf) > MOST_PINGS:
+        raise UsageError(
+            f"{option.name}: more than {MOST_PINGS:,} pings in {traffic.span_s:,.0f} s; ask for fewer"
+        )
     start, cold_s = started_anew(found.start, tables.limits.init_s), platform.cold_s
     if snapstart:
         start, cold_s = Spread(*(tables.snapstart.restore_s,) * 3), (0.0, 0.0)

@@ -23,6 +23,8 @@ from .record import record
 if TYPE_CHECKING:
     from rich.console import Console
 
+LONGEST_MS = 900_000.0
+"""A request that takes longer is cut off on Lambda, and is none that anybody waits for."""
 FEW = 20
 """Requests beyond a percentile, below which it rests on too few."""
 
@@ -49,8 +51,8 @@ def plan(
     from ..measure.report import load, make_room, write
 
     wanted = objectives.parse(objective)
-    if latency_ms is not None and not 0 < latency_ms < 1e9:
-        raise UsageError("--latency-ms must be more than 0")
+    if latency_ms is not None and not 0 < latency_ms <= LONGEST_MS:
+        raise UsageError(f"--latency-ms must be more than 0 and at most {LONGEST_MS:,.0f}")
     chosen = options.parse(named)
     table = platforms.load(platforms_path)
     if out is not None:
@@ -105,6 +107,8 @@ def _simulated(
     chosen: list[options.Option], known: Known, met: traffic.Traffic, seed: int
 ) -> tuple[list[Candidate], list[str]]:
     """What was simulated, and what could not be had. What was named and cannot be had is an error."""
+    from ..measure.show import progress
+
     named = bool(chosen)
     if not named:
         alone = figures(
@@ -114,13 +118,15 @@ def _simulated(
         cost.check_load(load)
         chosen = options.usual(cost.busy(load))
     draws, found, left_out = draw(len(met.arrivals), seed), [], []
-    for option in chosen:
-        try:
-            found.append(candidate(option, known, met, draws))
-        except UsageError as error:
-            if named or error.code != UNFIT:
-                raise
-            left_out.append(str(error))
+    with progress("plan") as tell:
+        for index, option in enumerate(chosen):
+            tell(option.name, index, len(chosen))
+            try:
+                found.append(candidate(option, known, met, draws))
+            except UsageError as error:
+                if named or error.code != UNFIT:
+                    raise
+                left_out.append(str(error))
     return found, left_out
 
 

@@ -99,6 +99,11 @@ def test_what_lambda_does_not_have(known: Known) -> None:
         assert refused.value.code == UNFIT
 
 
+def test_more_pings_than_can_be_simulated(known: Known) -> None:
+    with pytest.raises(UsageError, match="more than 10,000,000 pings"):
+        one(known, "lambda:ping=0.01,pings=3", traffic.steady(0.001, 1000, 1))
+
+
 def made(
     name: str, latencies: list[float], dollars: float, cold: int = 0, request: float = 0.05
 ) -> Candidate:
