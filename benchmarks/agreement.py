@@ -245,6 +245,7 @@ def _up(folder: Path, artifact: Path, option: options.Option) -> Iterator[Gatewa
     _, body, headers, _ = target.conversation(target.find(str(artifact), server_environ()))
     port, given = free_port(), option.given
     said = {
+        "--start": "fresh",
         "--max": int(given["max"]),
         "--concurrency": int(given["concurrency"]),
         "--stable-window": given["window"],
