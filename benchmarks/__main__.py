@@ -30,6 +30,7 @@ from . import (
     models,
     object_store,
     overload,
+    plan,
     request_overhead,
     session_open,
     up,
@@ -57,6 +58,7 @@ ENTRIES = {
     "up": Entry(models.minilm, up.run, 12),
     "ledger": Entry(lambda _: Path(), ledger.run, 20),
     "gpu": Entry(gpu.artifact, gpu.run, 10),
+    "plan": Entry(models.minilm, plan.run, 6),
 }
 EVERYWHERE = [name for name in ENTRIES if name != "gpu"]
 """What is measured where no name is given."""

@@ -45,9 +45,10 @@ LAYERS = (
     {"server", "measure", "build", "publish"},
     {"local"},
     {"deploy", "rehearse"},
+    {"plan"},
     {"cli", "__main__"},
 )
-OFFLINE = {"build", "deploy", "local", "measure", "publish", "rehearse", "cli", "__main__"}
+OFFLINE = {"build", "deploy", "local", "measure", "plan", "publish", "rehearse", "cli", "__main__"}
 FORBIDDEN_ON_THE_COLD_PATH = {
     *("fastapi", "starlette", "pydantic", "uvicorn", "anyio", "asyncio", "boto3", "botocore"),
     *("aws_lambda_powertools", "torch", "transformers", "optimum", "onnx", "rich", "typer", "click"),

@@ -20,6 +20,7 @@ from . import (  # noqa: F401 - each adds its commands
     deploy,
     ledger,
     measuring,
+    planning,
     serving,
     snapshot,
     store,
