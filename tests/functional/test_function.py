@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from preheat import Function
 from preheat.errors import ArtifactError, InvalidRequestError, SettingsError, UsageError
 from preheat.function import platform
+from preheat.measure.client import free_port
 
 from ..conftest import ROOT
 
@@ -154,17 +156,29 @@ def test_the_platform_is_told_by_its_own_names(environ: dict[str, str], name: st
     assert platform(environ) == name
 
 
-def test_serve_is_the_same_server(filetype_artifact: Path) -> None:
+def test_serve_is_the_same_server(filetype_artifact: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "preheat", "serve"]
+    server = subprocess.Popen(
+        [*command, str(filetype_artifact), "--port", str(free_port()), "--host", "127.0.0.1"],
+        env={**os.environ, "PREHEAT_CACHE": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stdout is not None
+    assert server.stderr is not None
+    assert server.stderr.readline().startswith(f"serving {filetype_artifact} on http://127.0.0.1:")
+    assert json.loads(server.stdout.readline())["kind"] == "fresh"
+    server.terminate()
+    assert server.wait(30) == 0
     done = subprocess.run(
-        [sys.executable, "-m", "preheat", "serve", "/nowhere", "--port", "0", "--host", "127.0.0.1"],
+        [*command, "/nowhere"],
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.returncode == 1
-    first, second = done.stderr.splitlines()
-    assert first.startswith("serving /nowhere on http://127.0.0.1:0 ")
-    assert second.startswith("error: the artifact /nowhere does not exist")
+    assert done.stderr.startswith("error: the artifact /nowhere does not exist")
 
 
 def test_try_prints_answers_and_phases(filetype_artifact: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import UsageError
+from ..errors import ArtifactError, UsageError
 from .root import Json, app, show
 
 
@@ -39,7 +39,9 @@ def serve(
         environ["PREHEAT_HOST"] = host
     shown = Settings.from_environ(environ)
     if "://" not in target and not os.path.exists(target):
-        raise UsageError(f"{target} does not exist; `preheat build SOURCE -o {target}` makes an artifact")
+        raise ArtifactError(
+            f"the artifact {target} does not exist; make one with `preheat build SOURCE -o {target}`"
+        )
     sys.stderr.write(
         f"serving {target} on http://{shown.host}:{shown.port} (/docs, /coldstart); Ctrl-C ends it\n"
     )

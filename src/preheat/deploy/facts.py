@@ -47,10 +47,13 @@ class Facts(NamedTuple):
         paths |= {path for golden in self.manifest.golden for path in golden}
         return sum(file.size for file in self.manifest.files if file.path in paths)
 
-    def fitting(self, architecture: str, objective: str = "") -> tuple[list[Variant], list[Variant]]:
-        """The variants for a CPU that an architecture may open, best first, and those made for another."""
+    def fitting(
+        self, architecture: str, objective: str = "", *, gpu: bool = False
+    ) -> tuple[list[Variant], list[Variant]]:
+        """The variants that an architecture may open, best first, and those made for another. ``gpu``:
+        whether there is one; else those that need it are in neither."""
         ranked = rank(self.manifest, objective or self.manifest.objective)
-        ranked = [v for v in ranked if v.requires.provider not in NVIDIA]
+        ranked = [v for v in ranked if gpu or v.requires.provider not in NVIDIA]
         fits = [v for v in ranked if v.requires.arch in (None, _UNAME[architecture])]
         return fits, [v for v in ranked if v not in fits]
 

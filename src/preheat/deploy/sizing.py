@@ -91,8 +91,7 @@ class Figures(NamedTuple):
 def figures(facts: Facts, architecture: str, objective: str = "", *, gpu: bool = False) -> Figures:
     """``gpu``: whether a variant that takes one may run. Raises UsageError where the artifact was never
     measured."""
-    fits, _ = facts.fitting(architecture, objective)
-    fits = [variant for variant in fits if gpu or variant.requires.provider == CPU]
+    fits, _ = facts.fitting(architecture, objective, gpu=gpu)
     best = fits[0]
     rooms = (best, _portable(fits))
     mapped = [facts.manifest.measured(v.name, "rss_mib") for v in rooms]
