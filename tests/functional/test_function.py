@@ -170,7 +170,8 @@ def test_serve_is_the_same_server(filetype_artifact: Path, tmp_path: Path) -> No
     assert server.stderr.readline().startswith(f"serving {filetype_artifact} on http://127.0.0.1:")
     assert json.loads(server.stdout.readline())["kind"] == "fresh"
     server.terminate()
-    assert server.wait(30) == 0
+    server.communicate(timeout=30)
+    assert server.returncode == 0
     done = subprocess.run(
         [*command, "/nowhere"],
         capture_output=True,

@@ -30,6 +30,8 @@ def on_cloudrun(found: Facts | None = None, **options: Any) -> dict[str, Finding
 def with_gpu() -> Facts:
     found = facts()
     gpu = Variant("cuda", "p/model.onnx", ("p/model.onnx",), "all", {}, Requires("CUDAExecutionProvider"))
+    figures = {name: {"median": 1} for name in ("session_ms", "first_ms", "steady_ms")}
+    found.manifest.measurements["variants"]["cuda"] = {**figures, "rss_mib": {"median": 2000}}
     return found._replace(manifest=found.manifest._replace(variants=(*found.manifest.variants, gpu)))
 
 
@@ -88,8 +90,6 @@ def test_a_gpu_is_wanted_where_a_variant_uses_one() -> None:
 
 def test_sizes_are_those_of_what_runs() -> None:
     found = with_gpu()
-    figures = {name: {"median": 1} for name in ("session_ms", "first_ms", "steady_ms")}
-    found.manifest.measurements["variants"]["cuda"] = {**figures, "rss_mib": {"median": 2000}}
     without, with_one = (knative.unit(found, Options("image", gpu=gpu), TABLES).size for gpu in (0, 1))
     assert (without.variant, without.memory_mib) == ("packed", 512)
     assert (with_one.variant, with_one.memory_mib) == ("cuda", 2432)
