@@ -14,14 +14,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from preheat.errors import EngineError
-from preheat.measure import rounds, target
+from preheat.local.pool import KINDS
+from preheat.measure import imported, rounds, target
 from preheat.measure.client import Response, connect, free_port, read_response, request
-from preheat.measure.run import Progress
+from preheat.measure.run import Progress, told
 from preheat.measure.start import START_S, Contender, cold_start, stop
 
 from .figures import Benchmark, Claim, Line
@@ -62,90 +64,85 @@ def run(artifact: Path, turns: int, progress: Progress) -> Benchmark:
     server = target.server(subject)
     path, body, headers, _ = target.conversation(subject)
     sent = request("POST", path, body, headers, keep=True)
-    found: dict[str, list[float]] = {
-        "fresh": [],
-        "zero": [],
-        "burst": [],
-        "p99": [],
-        "direct": [],
-        "through": [],
-    }
-    wrong = 0
+    found: defaultdict[str, list[float]] = defaultdict(list)
+    missing = wrong = 0
     OUT.mkdir(parents=True, exist_ok=True)
-    rounds.rehearse(server)
-    with (
-        tempfile.TemporaryDirectory(prefix="up-", dir=OUT) as folder,
-        _up(server, subject, folder) as gateway,
-    ):
+    first = told(rounds.rehearse(server))
+    known = imported.ask(subject.location, target.with_bytecode(subject.environ))
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="up-", dir=OUT))
+        floor = target.floor(subject, first["variant"], first["threads"], known.libraries, folder)
+        gateways = {kind: stack.enter_context(_up(server, subject, folder, kind)) for kind in KINDS}
         for turn in range(turns):
-            progress("a plain fresh start", 3 * turn, 3 * turns)
-            start = cold_start(server)
-            good = (
-                start.problem is None and start.response is not None and server.check(start.response) is None
-            )
-            wrong += not good
-            found["fresh"] += [start.total_ms] if good else []
-            progress("from zero, and warm", 3 * turn + 1, 3 * turns)
-            with gateway.connect() as client:
-                found["zero"].append(_ask(client, sent, server))
-                (instance,) = gateway.control("GET", "status")["functions"][gateway.name]["instances"]
-                with connect(instance["port"], deadline=time.monotonic() + 5, alive=lambda: True) as direct:
-                    for _ in range(2):  # in turns, against drift
-                        found["direct"] += [_ask(direct, sent, server) for _ in range(BLOCK // 2)]
-                        found["through"] += [_ask(client, sent, server) for _ in range(BLOCK // 2)]
-            gateway.to_zero()
-            progress(f"{BURST} at once on an idle function", 3 * turn + 2, 3 * turns)
-            burst = _burst(gateway, sent, server)
-            found["burst"] += burst
-            found["p99"].append(sorted(burst)[round(0.99 * (BURST - 1))])
-            gateway.to_zero()
-        seen = gateway.control("GET", "status")["functions"][gateway.name]
-    return _told(subject.manifest.name, found, seen["outcomes"], wrong, turns)
+            for name, contender in (("floor", floor), ("fresh", server)):
+                progress(contender.label, 4 * turn, 4 * turns)
+                start = cold_start(contender)
+                good = start.response is not None and contender.check(start.response) is None
+                wrong += not good
+                found[name] += [start.total_ms] if good else []
+            for index, (kind, gateway) in enumerate(gateways.items()):
+                progress(f"up --start {kind}", 4 * turn + 2 + index, 4 * turns)
+                with gateway.connect() as client:
+                    found[f"{kind} zero"].append(_ask(client, sent, server))
+                    (instance,) = gateway.control("GET", "status")["functions"][gateway.name]["instances"]
+                    with connect(
+                        instance["port"], deadline=time.monotonic() + 5, alive=lambda: True
+                    ) as direct:
+                        for _ in range(2):  # in turns, against drift
+                            found["direct"] += [_ask(direct, sent, server) for _ in range(BLOCK // 2)]
+                            found["through"] += [_ask(client, sent, server) for _ in range(BLOCK // 2)]
+                gateway.to_zero()
+                burst = _burst(gateway, sent, server)
+                found[f"{kind} burst"].append(sorted(burst)[round(0.99 * (BURST - 1))])
+                gateway.to_zero()
+        for gateway in gateways.values():
+            outcomes = gateway.control("GET", "status")["functions"][gateway.name]["outcomes"]
+            missing += abs(outcomes["ok"] - 1 - turns * (1 + BLOCK + BURST))
+    return _told(subject.manifest.name, found, missing, wrong)
 
 
-def _told(
-    name: str, found: dict[str, list[float]], outcomes: dict[str, int], wrong: int, turns: int
-) -> Benchmark:
-    lines = {
-        "fresh": Line("a plain fresh start", found["fresh"]),
-        "zero": Line("from zero, through the gateway", found["zero"]),
-        "burst": Line(f"burst of {BURST}, each request", found["burst"]),
-        "p99": Line(f"burst of {BURST}, its 99th percentile", found["p99"]),
-        "direct": Line("warm, the instance itself", found["direct"]),
-        "through": Line("warm, through the gateway", found["through"]),
-    }
+def _told(name: str, found: dict[str, list[float]], missing: int, wrong: int) -> Benchmark:
+    lines = {"fresh": Line("a plain fresh start", found["fresh"]), "floor": Line("the floor", found["floor"])}
+    for kind in KINDS:
+        lines[f"{kind} zero"] = Line(f"{kind}: from zero, through the gateway", found[f"{kind} zero"])
+        lines[f"{kind} burst"] = Line(f"{kind}: a burst of {BURST}, its p99", found[f"{kind} burst"])
+    lines["direct"] = Line("warm, the instance itself", found["direct"])
+    lines["through"] = Line("warm, through the gateway", found["through"])
     fresh = lines["fresh"].median
-    sent = turns * (BURST + 1 + BLOCK)
+    added = lines["through"].median - lines["direct"].median
+    claims = [
+        Claim(f"{kind}: a burst's p99 / fresh cold start", lines[f"{kind} burst"].median / fresh, 3.0, True)
+        for kind in KINDS
+    ]
     return Benchmark(
         f"{name} up on one machine, {MOST} instances at most",
         list(lines.values()),
         [
-            Claim("burst's p99 / fresh cold start", lines["p99"].median / fresh, 3.0, True),
-            Claim("from zero / fresh cold start", lines["zero"].median / fresh, 1.2, True),
-            Claim(
-                "what the gateway adds, at the median",
-                lines["through"].median - lines["direct"].median,
-                1.0,
-                True,
-                "ms",
-            ),
-            Claim("answers missing or twice", abs(outcomes.get("ok", 0) - sent), 0, True, "requests"),
+            *claims,
+            Claim("fresh: from zero / fresh cold start", lines["fresh zero"].median / fresh, 1.2, True),
+            Claim("fork: from zero / floor", lines["fork zero"].median / lines["floor"].median, 0.12, True),
+            Claim("what the gateway adds, at the median", added, 1.0, True, "ms"),
+            Claim("answers missing or twice", missing, 0, True, "requests"),
         ],
         wrong,
     )
 
 
 @contextlib.contextmanager
-def _up(server: Contender, subject: target.Target, folder: str) -> Iterator[Up]:
+def _up(server: Contender, subject: target.Target, folder: str, kind: str) -> Iterator[Up]:
     """A gateway with one function, at zero; its instances share the fresh starts' cache."""
     port = free_port()
-    command = [sys.executable, "-m", "preheat", "up", subject.location, "--max", str(MOST), "--state", folder]
+    command = [sys.executable, "-m", "preheat", "up", subject.location, "--max", str(MOST)]
+    command += ["--start", kind, "--state", folder]
     environ = {**server.environ, "PORT": str(port)}
     with tempfile.TemporaryFile() as printed:
         process = subprocess.Popen(command, env=environ, stdout=printed, stderr=printed)  # noqa: S603 - ours
         try:
             found = Up(port, subject.manifest.name, process)
-            found.control("GET", "status")
+            with found.connect() as client:  # what instances are made of is there, then
+                client.sendall(request("GET", "/v2/health/live"))
+                read_response(client, deadline=time.monotonic() + START_S)
+            found.to_zero()
             yield found
         finally:
             stop(process)

@@ -22,7 +22,9 @@ def up(
     ] = None,
     port: Annotated[int | None, typer.Option(help="Default: PORT, else 8080.")] = None,
     host: Annotated[str | None, typer.Option(help="Default: PREHEAT_HOST, else 127.0.0.1.")] = None,
-    start: Annotated[str, typer.Option(help="How instances start: fresh.")] = "fresh",
+    start: Annotated[
+        str, typer.Option(help="How instances start: fresh, or fork (from a template).")
+    ] = "fresh",
     concurrency: Annotated[int, typer.Option(min=1, help="Requests that one instance gets at once.")] = 32,
     target: Annotated[
         float | None,

@@ -28,7 +28,7 @@ from .starts import Starter
 
 AHEAD = 1
 """Requests that are sent to an instance before it is ready."""
-KINDS = ("fresh",)
+KINDS = ("fresh", "fork")
 """How instances may start: ``starts.py``."""
 BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds until the next start after so many failures in a row; the first may have been an accident."""
@@ -213,6 +213,12 @@ class Pool:
         """Give an idle instance up for another pool's sake, and want it back when somebody asks only."""
         self.drain_one(self.idle[0])
         self.scaler.forget()
+
+    def renew(self) -> None:
+        """Let every instance that there is end, and have others made."""
+        for one in self.alive:
+            self.drain_one(one)
+        self.scale_soon()
 
     async def scale_to(self, count: int, timeout_s: float) -> bool:
         """As many instances as somebody asks for, ready or ended; the autoscaler goes on from there. Whether

@@ -53,6 +53,19 @@ class Served:
         self._starting = starting
         self._numbers = itertools.count(1)
         self.starter: Starter = Fresh()
+        if options.kind == "fork":
+            from .forking import Forked, adopt_orphans
+
+            adopt_orphans()
+            self.starter = Forked(
+                found.name,
+                found.environ,
+                options.start_timeout_s,
+                changed=self._changed,
+                renewed=self._renewed,
+                noted=records.add,
+                forgotten=records.remove,
+            )
         self._modes = found.settings.idempotency_modes()
         self.isolated = found.settings.isolate == "tenant"
         self._principals = Principals.from_settings(found.settings) if self.isolated else None
@@ -177,6 +190,10 @@ class Served:
             if idle:
                 min(idle, key=lambda found: found[0])[1].make_room()
         return False
+
+    def _renewed(self) -> None:
+        for pool in self.pools.values():
+            pool.renew()
 
     def _changed(self) -> None:
         for pool in self.pools.values():

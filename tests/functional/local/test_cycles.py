@@ -43,16 +43,19 @@ def shared(pid: int) -> set[str]:
 
 
 @pytest.mark.timeout(60 + 5 * CYCLES)
-def test_cycles_leave_nothing_behind(filetype_artifact: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "kept"), [("fresh", 0), ("fork", 1)])
+def test_cycles_leave_nothing_behind(filetype_artifact: Path, tmp_path: Path, kind: str, kept: int) -> None:
+    """``kept``: processes that stay at zero: the template."""
     pids: list[int] = []
     mapped: set[str] = set()
-    with up(tmp_path, str(filetype_artifact)) as gateway:
+    with up(tmp_path, str(filetype_artifact), "--start", kind) as gateway:
         before = None
         for _ in range(CYCLES + 2):
             if len(pids) == 2:
                 before = held(gateway)
             answer = gateway.predict(name="filetype")
-            assert (answer.status, answer.headers["x-preheat-start"]) == (200, "cold")
+            assert answer.status == 200
+            assert answer.headers["x-preheat-start"] == ("restored" if kind == "fork" else "cold")
             pids += [one["pid"] for one in gateway.function("filetype")["instances"]]
             mapped |= shared(pids[-1])
             assert gateway.scale(0, "filetype").status == 200
@@ -62,7 +65,7 @@ def test_cycles_leave_nothing_behind(filetype_artifact: Path, tmp_path: Path) ->
             # The last client's connection may be closing yet.
             assert time.monotonic() < deadline, (held(gateway), before)
             time.sleep(0.05)
-        assert before.processes == 0
+        assert before.processes == kept
         assert not any(map(running, pids))
         assert not any(map(os.path.exists, mapped))
         assert len(set(pids)) >= CYCLES

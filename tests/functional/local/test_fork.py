@@ -1,0 +1,152 @@
+"""Instances forked from a template: what becomes of both, whichever ends first."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from preheat import manifest
+from preheat.measure.start import children
+
+from .conftest import KIND, Up, gone, running, up
+
+FORK = ("--start", "fork")
+
+
+def template(gateway: Up) -> int:
+    """The template's process: the gateway's one child that is no instance."""
+    instances = {one["pid"] for one in gateway.function()["instances"]}
+    (found,) = set(children(gateway.process.pid)) - instances
+    return found
+
+
+def test_a_burst_on_an_idle_function_is_answered_whole_and_once(told: Path, tmp_path: Path) -> None:
+    with up(tmp_path, str(told), *FORK, "--max", "8") as gateway:
+        with concurrent.futures.ThreadPoolExecutor(50) as pool:
+            answers = list(pool.map(lambda n: gateway.predict(f"ask {n:08}"), range(50)))
+        assert Counter(one.status for one in answers) == {200: 50}
+        assert Counter((told / "seen").read_text().split()) == Counter(f"{n:08}" for n in range(50))
+        assert len((told / "starts").read_text().split()) == 1, "the template alone was started"
+        assert gateway.scale(8).status == 200
+        found = gateway.function()["instances"]
+        assert len({one["pid"] for one in found}) == 8
+        for one in found:
+            assert one["kind"] == "fork"
+        assert gateway.scale(0).status == 200
+        assert gone([one["pid"] for one in found])
+        assert gateway.predict().headers["x-preheat-start"] == "restored"
+
+
+def test_a_clone_is_killed_while_it_answers(told: Path, tmp_path: Path) -> None:
+    with up(tmp_path, str(told), *FORK) as gateway:
+        first = gateway.predict()
+        answer = gateway.predict("crash 1")
+        assert (answer.status, answer.json()["code"]) == (502, "crashed")
+        assert "SIGKILL" in answer.json()["error"]
+        again = gateway.predict()
+        assert again.status == 200
+        assert again.headers["x-preheat-instance"] != first.headers["x-preheat-instance"]
+
+
+def test_the_template_is_killed_and_its_clones_go_on(told: Path, tmp_path: Path) -> None:
+    with up(tmp_path, str(told), *FORK, "--max", "1") as gateway:
+        first = gateway.predict()
+        (clone,) = [one["pid"] for one in gateway.function()["instances"]]
+        old = template(gateway)
+        os.kill(old, signal.SIGKILL)
+        assert gone([old])
+        again = gateway.predict()
+        assert again.headers["x-preheat-instance"] == first.headers["x-preheat-instance"]
+        assert running(clone)
+        answer = gateway.predict("crash 1")
+        assert (answer.status, answer.json()["code"]) == (502, "crashed")
+        assert "SIGKILL" in answer.json()["error"], "its end is told although its parent is gone"
+        served = gateway.predict()
+        assert served.status == 200
+        assert template(gateway) != old
+
+
+def change(folder: Path, note: str) -> str:
+    """Another version in place of an artifact, all at once, as a build leaves it; gives its version."""
+    document = json.loads((folder / "manifest.json").read_text())
+    document["options"] = {**document["options"], "note": note}
+    document["version"] = manifest.version_of(document)
+    (folder / "new.json").write_text(json.dumps(document))
+    (folder / "new.json").rename(folder / "manifest.json")
+    return str(document["version"])
+
+
+def test_another_artifact_makes_another_template_and_no_request_fails(told: Path, tmp_path: Path) -> None:
+    artifact = (told / "artifact").resolve()
+    (told / "artifact").unlink()
+    shutil.copytree(artifact, told / "artifact")
+    with up(tmp_path, str(told), *FORK) as gateway:
+        assert gateway.predict().status == 200
+        old = template(gateway)
+        answers: list[int] = []
+        stop = threading.Event()
+
+        def ask() -> None:
+            while not stop.is_set():
+                answers.append(gateway.predict().status)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        try:
+            version = change(told / "artifact", "second")
+            gateway.wait(lambda found: any(version == version_of(one) for one in found["instances"]))
+            gateway.wait(lambda found: all(version == version_of(one) for one in found["instances"]))
+            assert gone([old])
+            new = template(gateway)
+            # Where no template comes of the next one, the one that is there goes on.
+            (told / "start").write_text("full")
+            change(told / "artifact", "third")
+            starts = (told / "starts").read_text()
+            deadline = time.monotonic() + 30
+            while (told / "starts").read_text() == starts:
+                assert time.monotonic() < deadline, "it was not tried"
+                time.sleep(0.05)
+            time.sleep(0.5)
+            assert running(new)
+            assert {version_of(one) for one in gateway.function()["instances"]} == {version}
+        finally:
+            stop.set()
+            thread.join()
+        assert set(answers) == {200}
+        assert len(answers) > 10
+
+
+def version_of(instance: Any) -> str:
+    return str(instance["start"]["artifact"]["version"]) if instance["start"] else ""
+
+
+def test_the_gateway_is_killed_and_clones_are_ended(told: Path, tmp_path: Path) -> None:
+    first = Up(tmp_path, str(told), *FORK)
+    assert first.predict().status == 200
+    pids = [one["pid"] for one in first.function()["instances"]]
+    made = template(first)
+    first.process.kill()
+    first.process.wait(30)
+    with up(tmp_path, str(told), *FORK) as gateway:
+        assert gateway.predict().status == 200
+        assert gone([*pids, made])
+
+
+def test_a_template_that_cannot_start_is_told_and_tried_again(told: Path, tmp_path: Path) -> None:
+    artifact = (told / "artifact").resolve()
+    (told / "artifact").unlink()
+    with up(tmp_path, str(told), *FORK) as gateway:
+        answer = gateway.predict()
+        assert (answer.status, answer.json()["code"]) == (503, "failed_start")
+        assert "artifact" in answer.json()["error"]
+        (told / "artifact").symlink_to(artifact)
+        gateway.wait(lambda found: found["retry_in_s"] == 0)
+        assert gateway.request("POST", "/predict", b"x" * 64, KIND).status == 200
