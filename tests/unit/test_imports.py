@@ -33,9 +33,10 @@ LAYERS = (
     {"adapters", "function", "snapshot"},
     {"server", "measure", "build", "publish"},
     {"deploy", "rehearse"},
+    {"load"},
     {"cli", "__main__"},
 )
-OFFLINE = {"build", "deploy", "measure", "publish", "rehearse", "cli", "__main__"}
+OFFLINE = {"build", "deploy", "load", "measure", "publish", "rehearse", "cli", "__main__"}
 FORBIDDEN_ON_THE_COLD_PATH = {
     *("fastapi", "starlette", "pydantic", "uvicorn", "anyio", "asyncio", "boto3", "botocore"),
     *("aws_lambda_powertools", "torch", "transformers", "optimum", "onnx", "rich", "typer", "click"),

@@ -14,7 +14,7 @@ from typing import Any
 import typer
 
 from ..errors import PreheatError, UsageError
-from . import building, deploy, ledger, measuring, serving, store  # noqa: F401 - each adds its commands
+from . import building, deploy, ledger, loading, measuring, serving, store  # noqa: F401 - each adds its commands
 from .root import app
 
 _ClickError: Any = typer.BadParameter.__mro__[2]
