@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..waterfall import label, milliseconds
-from .drawing import BY_NAME, GRID, SOFT, chart, milliseconds_axis
+from .drawing import BY_NAME, GRID, SOFT, chart, legend, milliseconds_axis, short
 from .figures import of_start, outcomes_over_time, phases
 from .runs import Run
 from .samples import GOOD, LATE, OUTSIDE, STARTS, Sample
@@ -33,7 +33,7 @@ def distributions(key: str, runs: Sequence[Run]) -> str:
                 took = np.sort([one.client_ms for one in of_start(run.samples, start)])
                 if not len(took):
                     continue
-                name = f"{start}, {run.name}" if len(runs) > 1 else start
+                name = f"{start}, {short(run.name)}" if len(runs) > 1 else start
                 took, share = _thin(np.maximum(took, LOST), np.arange(1, len(took) + 1) / len(took))
                 axes.step(
                     took,
@@ -47,7 +47,7 @@ def distributions(key: str, runs: Sequence[Run]) -> str:
         milliseconds_axis(axes, "x", narrow)
         axes.set_ylim(0, 102)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
-        figure.legend(loc="outside lower left", ncols=1 if narrow else 4)
+        legend(figure, narrow)
 
     rows = sum(bool(of_start(run.samples, start)) for run in runs for start in STARTS)
     words = "share of answers that came within a time, for each state that was met"
@@ -90,7 +90,7 @@ def over_time(key: str, run: Run, counts: Mapping[str, Any]) -> str:
         last.set_xlim(-0.01 * run.seconds, max(run.seconds, 1e-3))
         last.xaxis.set_major_formatter(lambda value, _: f"{value:g} s")
         last.xaxis.set_major_locator(MaxNLocator(4 if narrow else 9))
-        figure.legend(loc="outside lower left", ncols=3 if narrow else 6, markerscale=1.6)
+        legend(figure, narrow, markerscale=1.6)
 
     words = "latency of each request over time, and how many instances answered"
     return chart(key, words, draw, height=3.9 if named else 3.2, narrow_height=3.9)
@@ -194,7 +194,7 @@ def outcomes(key: str, run: Run) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(4 if narrow else 9))
         axes.set_xlim(0, max(run.seconds, step))
         axes.set_title(f"requests in {step:g} s")
-        figure.legend(loc="outside lower left", ncols=2 if narrow else 6)
+        legend(figure, narrow)
 
     words = "outcomes over time: " + ", ".join(f"{name} {sum(each):,}" for name, each in counts.items())
     return chart(key, words, draw, height=2.5, narrow_height=2.6 + 0.1 * len(counts))
@@ -212,7 +212,7 @@ def costs(key: str, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> 
             each = [row["per_1000_good"] or 0.0 for row in rows]
             at = np.arange(len(rows)) + (index - (len(runs) - 1) / 2) * tall
             axes.barh(
-                at, each, tall * 0.85, color=BY_NAME["outside"], alpha=1 - 0.55 * index / len(runs), label=run
+                at, each, tall * 0.85, color=BY_NAME["outside"], alpha=1 - 0.55 * index / len(runs), label=short(run)
             )
             for place, value in zip(at, each, strict=True):
                 axes.annotate(
@@ -230,7 +230,7 @@ def costs(key: str, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> 
         axes.xaxis.set_major_formatter(lambda value, _: f"${value:g}")
         axes.set_title("US dollars for a thousand good answers")
         if len(runs) > 1:
-            figure.legend(loc="outside lower left", ncols=1 if narrow else 3)
+            legend(figure, narrow)
 
     words = "; ".join(
         f"{run}: " + ", ".join(f"{r['name']} {dollars(r['per_1000_good'])}" for r in rows)
@@ -245,7 +245,7 @@ def costs(key: str, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> 
 def side_by_side(key: str, summaries: Sequence[Mapping[str, Any]]) -> str:
     """p50 and p99 of each state with their intervals, a row for each run."""
     rows = [
-        (start, name, found["name"], found["latency"][start][name])
+        (start, name, short(found["name"]), found["latency"][start][name])
         for start in STARTS
         for name in ("p50", "p99")
         for found in summaries

@@ -73,6 +73,8 @@ _SETTINGS: dict[Any, Any] = {
     "legend.fontsize": 9,
     "legend.borderpad": 0.2,
 }
+LETTERS, MOST = 12.0, 26
+"""Of a legend, an inch; of a run's name in a chart."""
 WIDE, NARROW = 10.0, 3.7
 """Inches, at 72 points: on a page of 1,000 and of 360 pixels the letters come out alike."""
 
@@ -113,6 +115,20 @@ def _svg(key: str, kind: str, words: str, draw: Draw, width: float, height: floa
 
 def _head(match: re.Match[str], head: str) -> str:
     return head + (match[1] or "") + (match[2] or "")
+
+
+def legend(figure: Figure, narrow: bool, **options: Any) -> None:
+    """Below the drawing, in as many columns as its longest name leaves room for."""
+    names = [
+        str(handle.get_label()) for axes in figure.axes for handle in axes.get_legend_handles_labels()[0]
+    ]
+    room, longest = (LETTERS * (NARROW if narrow else WIDE), max(map(len, names), default=0))
+    figure.legend(loc="outside lower left", ncols=max(int(room / (longest + 8)), 1), **options)
+
+
+def short(name: str) -> str:
+    """Of a run, for a chart."""
+    return name if len(name) <= MOST else f"{name[: MOST - 1]}…"
 
 
 def milliseconds_axis(axes: Axes, which: str, narrow: bool) -> None:

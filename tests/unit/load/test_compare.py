@@ -26,7 +26,13 @@ def cold(count: int, seed: int, *, compile_ms: float = 20.0) -> list[Sample]:
     for i in range(count):
         imports, compiled, run_ms = chance.gauss(100, 5), chance.gauss(compile_ms, 2), chance.gauss(10, 1)
         wait = imports + compiled + 5
-        phases = {"import": imports, "compile": compiled, "wait": wait, "run": run_ms, "first_request": run_ms}
+        phases = {
+            "import": imports,
+            "compile": compiled,
+            "wait": wait,
+            "run": run_ms,
+            "first_request": run_ms,
+        }
         found.append(
             sample(1000 + i, wait + run_ms + 3, start="cold", phases=phases, server_ms=wait + run_ms)
         )

@@ -34,7 +34,7 @@ def own(tmp_path: Path, text: str = TABLE) -> str:
 
 
 def test_instances_are_busy_and_idle(tmp_path: Path) -> None:
-    # One second busy at 0, one at 5, both of one instance; then ten seconds kept. Another at 50, kept to the end.
+    # A second busy at 0, another at 5, then kept for ten; one of another instance at 50, kept to the end.
     given = {"server_ms": 1000.0, "phases": {"run": 1000.0}}
     samples = [sample(0, 1000, **given), sample(5, 1000, **given), sample(50, 1000, instance="i2", **given)]
     used = cost.usage(run(samples), 10)
@@ -49,7 +49,9 @@ def test_instances_are_busy_and_idle(tmp_path: Path) -> None:
 
 def test_an_instance_that_was_taken_away_between_is_not_idle_meanwhile() -> None:
     given = {"server_ms": 1000.0, "phases": {"run": 1000.0}}
-    assert cost.usage(run([sample(0, 1000, **given), sample(40, 1000, **given)]), 10).idle_s == pytest.approx(20)
+    assert cost.usage(run([sample(0, 1000, **given), sample(40, 1000, **given)]), 10).idle_s == pytest.approx(
+        20
+    )
 
 
 def test_requests_at_once_are_busy_once() -> None:
@@ -61,12 +63,20 @@ def test_lambda_bills_the_server_and_the_start() -> None:
     prices = aws_tables.prices(aws_tables.load(), "us-east-1", "x86_64")
     warm = sample(0, 99, server_ms=9.2, phases={"run": 9.2})
     cold = sample(
-        1, 500, start="cold", server_ms=100.0, phases={"import": 200.0, "compile": 50.0, "wait": 90.0, "run": 10.0}
+        1,
+        500,
+        start="cold",
+        server_ms=100.0,
+        phases={"import": 200.0, "compile": 50.0, "wait": 90.0, "run": 10.0},
     )
     failed = sample(2, 5, status=0, outcome="refused")
     row = cost.costs(run([warm, cold, failed]), cost.table(), ON)[0]
     assert row["parts"] == pytest.approx(
-        {"duration": 0.110 * prices.duration, "starts": 0.250 * prices.duration, "requests": 2 * prices.request}
+        {
+            "duration": 0.110 * prices.duration,
+            "starts": 0.250 * prices.duration,
+            "requests": 2 * prices.request,
+        }
     )
     assert row["gb_seconds"] == pytest.approx(0.36)
     assert row["per_1000_good"] == pytest.approx(row["total"] / 2 * 1000)
@@ -74,7 +84,9 @@ def test_lambda_bills_the_server_and_the_start() -> None:
 
 
 def test_snapstart_pays_for_restores_and_for_the_snapshot() -> None:
-    row = cost.costs(run([sample(0, 80, start="restored", phases={"restore": 40.0, "run": 5.0})]), cost.table(), ON)[0]
+    row = cost.costs(
+        run([sample(0, 80, start="restored", phases={"restore": 40.0, "run": 5.0})]), cost.table(), ON
+    )[0]
     assert set(row["parts"]) == {"duration", "requests", "restores", "snapshot kept"}
 
 

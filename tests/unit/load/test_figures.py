@@ -13,11 +13,19 @@ def test_what_was_not_asked_is_left_out_and_counted() -> None:
     samples = [sample(i, 400, start="cold", asked="cold") for i in range(6)]
     samples += [sample(10 + i, 5, asked="cold") for i in range(3)]
     samples += [sample(20 + i, 5, asked="any") for i in range(4)]
-    samples += [sample(30, 5, closed=True), sample(31, 5, replayed=True), sample(32, 5, outcome="failed", status=500)]
+    samples += [
+        sample(30, 5, closed=True),
+        sample(31, 5, replayed=True),
+        sample(32, 5, outcome="failed", status=500),
+    ]
     found = summary(run(samples))
     assert found["latency"]["cold"]["n"] == 6
     assert found["latency"]["warm"]["n"] == 4
-    assert found["left_out"] == {"asked cold, met warm": 3, "sent by a closed loop": 1, "replayed, nothing ran": 1}
+    assert found["left_out"] == {
+        "asked cold, met warm": 3,
+        "sent by a closed loop": 1,
+        "replayed, nothing ran": 1,
+    }
     assert found["outcomes"] == {"ok": 15, "failed": 1}
     assert found["failed_share"][0] == pytest.approx(1 / 16)
     assert found["cold_share"][0] == pytest.approx(6 / 15)

@@ -33,9 +33,7 @@ def test_an_interval_holds_the_truth_nearly_as_often_as_it_says() -> None:
     chance = np.random.default_rng(2)
     truth, held = np.exp(3), 0
     for _ in range(400):
-        low, high = intervals.interval(
-            intervals.draws(np.sort(chance.lognormal(3, 1, 101)), 0.5, chance)
-        )
+        low, high = intervals.interval(intervals.draws(np.sort(chance.lognormal(3, 1, 101)), 0.5, chance))
         held += low <= truth <= high
     assert 0.91 < held / 400 < 0.99
 

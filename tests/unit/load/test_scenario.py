@@ -21,7 +21,9 @@ def write(folder: Path, text: str) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("path", sorted((generator.folder() / "scenarios").glob("*.toml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((generator.folder() / "scenarios").glob("*.toml")), ids=lambda p: p.stem
+)
 def test_the_scenarios_that_come_along_are_read(path: Path) -> None:
     found = load(str(path))
     assert found.name == path.stem
@@ -31,7 +33,7 @@ def test_the_scenarios_that_come_along_are_read(path: Path) -> None:
 
 
 def test_a_schedule_repeats_itself_but_for_its_keys(tmp_path: Path) -> None:
-    text = f'seed = 3\n{REQUEST}{REQUEST.replace("predict", "other")}'
+    text = f"seed = 3\n{REQUEST}{REQUEST.replace('predict', 'other')}"
     text += '[[steps]]\narrivals = "poisson"\nrate = [50, 200]\nduration_s = 20\n'
     one, two = (list(schedule.segments(load(write(tmp_path, text)))) for _ in range(2))
     assert one == two
@@ -84,11 +86,14 @@ def test_a_digest_is_of_what_is_sent(tmp_path: Path) -> None:
         (REQUEST + '[[steps]]\narrivals = "idle"\nduration_s = 5\n', "every step is idle"),
         (REQUEST + STEP + '[[steps]]\narrivals = "idle"\nduration_s = 5\ncold = true\n', "sends nothing"),
         (REQUEST + STEP + '[[steps]]\narrivals = "rush"\n', "must be one of poisson"),
-        (REQUEST + '[[steps]]\narrivals = "concurrency"\nconcurrency = 1.5\nduration_s = 1\n', "whole numbers"),
+        (
+            REQUEST + '[[steps]]\narrivals = "concurrency"\nconcurrency = 1.5\nduration_s = 1\n',
+            "whole numbers",
+        ),
         (REQUEST + 'text = "x"\n' + STEP, "json and text contradict"),
         (REQUEST.replace("/predict", "predict") + STEP, "must begin with one /"),
         (REQUEST.replace("/predict", "//evil") + STEP, "must begin with one /"),
-        (REQUEST + 'weight = -1\n' + STEP, "weight must be above 0"),
+        (REQUEST + "weight = -1\n" + STEP, "weight must be above 0"),
         ("timeout_s = -1\n" + REQUEST + STEP, "timeout_s must be above 0"),
         ("[keys]\nduplicates = 0.5\n" + REQUEST + STEP, "needs keys.each"),
         ("[keys]\neach = true\nduplicates = 2\n" + REQUEST + STEP, "at most 1"),
