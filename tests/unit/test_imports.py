@@ -115,6 +115,17 @@ def test_only_build_time_modules_name_build_time_libraries() -> None:
     assert not wrong
 
 
+def test_what_sends_a_load_test_speaks_http_alone() -> None:
+    for path in (ROOT / "loadtests").rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        names |= {
+            "." * node.level + (node.module or "") for node in nodes if isinstance(node, ast.ImportFrom)
+        }
+        assert "locust" in names
+        assert not {name for name in names if name.startswith((".", "preheat"))}
+
+
 COLD = """
 import json, sys, time
 from preheat import phases

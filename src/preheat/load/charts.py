@@ -193,7 +193,7 @@ def outcomes(key: str, run: Run) -> str:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} s")
         axes.xaxis.set_major_locator(MaxNLocator(4 if narrow else 9))
         axes.set_xlim(0, max(run.seconds, step))
-        axes.set_title(f"requests in {step:g} s")
+        axes.set_title(f"requests in {step:.3g} s")
         legend(figure, narrow)
 
     words = "outcomes over time: " + ", ".join(f"{name} {sum(each):,}" for name, each in counts.items())
@@ -212,7 +212,12 @@ def costs(key: str, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> 
             each = [row["per_1000_good"] or 0.0 for row in rows]
             at = np.arange(len(rows)) + (index - (len(runs) - 1) / 2) * tall
             axes.barh(
-                at, each, tall * 0.85, color=BY_NAME["outside"], alpha=1 - 0.55 * index / len(runs), label=short(run)
+                at,
+                each,
+                tall * 0.85,
+                color=BY_NAME["outside"],
+                alpha=1 - 0.55 * index / len(runs),
+                label=short(run),
             )
             for place, value in zip(at, each, strict=True):
                 axes.annotate(

@@ -169,14 +169,6 @@ def _by(samples: Iterable[Sample], key: Any) -> list[tuple[str, list[Sample]]]:
     return list(found.items())
 
 
-def typical(samples: Sequence[Sample]) -> Sample | None:
-    """The one whose latency is nearest the median."""
-    if not samples:
-        return None
-    middle = float(np.median([one.client_ms for one in samples]))
-    return min(samples, key=lambda one: abs(one.client_ms - middle))
-
-
 def outcomes_over_time(run: Run, bins: int = 60) -> tuple[float, Mapping[str, list[int]]]:
     """Seconds of a bin, and the count of each outcome in each, good ones first."""
     step = max(run.seconds / bins, 0.5)

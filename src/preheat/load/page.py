@@ -102,10 +102,8 @@ def _section(charts: Any, key: str, run: Run, found: Mapping[str, Any], *, alone
     conditions = [
         ("target", str(head["target"])),
         ("began", str(head["began"])),
-        (
-            "scenario",
-            f"{head['scenario']['name']}, {head['scenario']['about']} ({head['scenario']['digest']})",
-        ),
+        ("scenario", f"{head['scenario']['name']} ({head['scenario']['digest']})"),
+        ("about it", str(head["scenario"]["about"])),
         *show.facts(found),
         ("sent from", f"{host['cpus']} CPUs, {host['arch']}"),
     ]
@@ -163,7 +161,7 @@ def _overview(loads: Sequence[Load]) -> str:
                 run.name,
                 f"{found['good']:,} of {found['requests']:,}",
                 f"{100 * share[0]:.2f} %" if share else "",
-                *("" if value is None else milliseconds(value) for value in cells),
+                *("too few" if value is None else milliseconds(value) for value in cells),
                 f"{found['goodput']:,.2f}",
             ]
         )
