@@ -20,6 +20,7 @@ import hashlib
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -35,7 +36,7 @@ from gevent.ssl import SSLError
 from geventhttpclient import HTTPClient
 from geventhttpclient.response import HTTPConnectionClosed, HTTPParseError
 from locust.env import Environment
-from locust.runners import MasterRunner, WorkerRunner
+from locust.runners import MasterRunner
 
 KEPT = ("content-type", "location", "retry-after", "server", "server-timing", "x-envoy-upstream-service-time")
 """Headers of an answer that are handed on, besides all that begin with ``x-preheat-``."""
@@ -244,7 +245,7 @@ def listen(environment: Any, **_kwargs: object) -> None:
     """Take work where this process sends; a master only hands it on."""
     if not isinstance(environment.runner, MasterRunner):
         environment.runner.register_message("work", _take)
-    if isinstance(environment.runner, WorkerRunner) and "LOADTEST_PARENT" in os.environ:
+    if "LOADTEST_PARENT" in os.environ:
         gevent.spawn(_end_with, int(os.environ["LOADTEST_PARENT"]))
 
 
@@ -252,7 +253,7 @@ locust.events.init.add_listener(listen)  # type: ignore[no-untyped-call]  # locu
 
 
 def _end_with(parent: int) -> None:
-    """A worker on the generator's own host ends with it, however that ends."""
+    """What `preheat load` started ends with it, however that ends."""
     while os.getppid() == parent:
         gevent.sleep(1)
     os._exit(0)
@@ -276,6 +277,7 @@ class Generator:
         self._runner.register_message("samples", self._samples)
         listen(environment)
         self._finished: gevent.queue.Queue = gevent.queue.Queue()
+        gevent.signal_handler(signal.SIGTERM, self._quit)
 
     def run(self) -> int:
         master = isinstance(self._runner, MasterRunner)
@@ -294,8 +296,14 @@ class Generator:
         lines = FileObjectThread(sys.stdin.buffer, "rb", close=False)
         for line in lines:
             self._segment(json.loads(line)["segment"])
-        self._runner.quit()
+        self._quit()
         return 0
+
+    def _quit(self) -> None:
+        """Workers elsewhere are told, and end too."""
+        self._runner.quit()
+        sys.stdout.flush()
+        os._exit(0)
 
     def _segment(self, segment: dict[str, Any]) -> None:
         clients = [client.id for client in self._runner.clients.running] if self._is_master() else [None]

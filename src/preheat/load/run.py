@@ -47,11 +47,12 @@ def run(
     """Run a scenario into ``path``. Ctrl-C and errors end it early: what was measured is kept, and the run's
     end says why. Raises TargetError only where the first answers show that the target is the wrong one."""
     head = _head(scenario, target, label, overhead.measure(generator))
-    tail: dict[str, Any] = {"forced": [], "cpu_s": 0.0}
+    tail: dict[str, Any] = {"forced": [], "cpu_s": 0.0, "cut": "it was ended early"}
     with Writer(path, head) as writer:
         keep = _Keep(target, writer)
         try:
             _follow(scenario, generator, cold, target.as_work(scenario, signed), keep, tail, tell)
+            del tail["cut"]
         except KeyboardInterrupt:
             tail["cut"] = CUT
         except PreheatError as error:

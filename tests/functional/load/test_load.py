@@ -18,7 +18,8 @@ import pytest
 from preheat.load import compare, runs
 from preheat.load.figures import summary
 
-from ...conftest import Server
+from ...conftest import ROOT, Server
+from ...servers import free_port
 from ..test_measure import preheat
 from .conftest import Load, lines
 from .servers import OneInstance, Reply, answering, plain, wait_for
@@ -72,6 +73,7 @@ def test_what_is_not_as_asked_is_counted_and_in_no_statistic(filetype_server: Se
     assert found["steps"][0]["as_asked"] == 0
 
 
+@pytest.mark.alone
 def test_a_stall_is_felt_by_all_who_came_meanwhile(load: Load, out: Path) -> None:
     """Coordinated omission: one request stalls for a second, and the requests that were due in that second
     waited for the rest of it, whether or not a client was free to send them."""
@@ -217,6 +219,81 @@ def test_requests_are_signed_for_aws(load: Load) -> None:
     signer = SigV4Auth(Credentials("AKIATEST", "secret"), "lambda", "eu-west-1")
     text = signer.string_to_sign(request, signer.canonical_request(request))
     assert headers["authorization"].endswith(f"Signature={signer.signature(text, request)}")
+
+
+def test_workers_are_started_elsewhere(load: Load, out: Path, tmp_path: Path) -> None:
+    port = str(free_port())
+    command = [sys.executable, "-m", "locust", "-f", str(ROOT / "loadtests" / "locustfile.py"), "--worker"]
+    worker = subprocess.Popen(
+        [*command, "--master-host", "127.0.0.1", "--master-port", port],
+        cwd=tmp_path,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        with answering(plain) as url:
+            steps = '[[steps]]\narrivals = "constant"\nrate = 20\nduration_s = 1\n'
+            done = load(steps, url, "--workers", "1", "--bind", f"127.0.0.1:{port}")
+            assert done.returncode == 0, done.stderr
+            assert "waiting for 1 workers" in done.stderr
+            worker.wait(30)  # it ends with its master
+    finally:
+        worker.kill()
+        worker.wait()
+    assert len(lines(out)[1]) == 20
+
+
+def test_a_worker_that_goes_ends_the_run_and_keeps_it(scenario: Callable[[str], Path], out: Path) -> None:
+    steps = '[[steps]]\narrivals = "constant"\nrate = 20\nduration_s = 120\n'
+    with answering(plain) as url:
+        command = ["load", str(scenario(steps)), "--target", url, "-o", str(out), "--workers", "2"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "preheat", *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            wait_for(lambda: out.exists() and out.read_text().count("\n") > 20, "nothing was measured", 60)
+            workers = [pid for pid in _offspring(process.pid) if b"--worker\0" in _command(pid)]
+            os.kill(workers[0], signal.SIGKILL)
+            stdout, stderr = process.communicate(timeout=60)
+        finally:
+            process.kill()
+            process.wait()
+    assert process.returncode == 1, stderr
+    assert "a worker has gone: 1 of 2 are left" in stdout.replace("\n", " ")
+    _, samples, end = lines(out)
+    assert len(samples) >= 18
+    assert "a worker has gone" in end["cut"]
+
+
+def _command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_was_ended_is_read_as_one(
+    scenario: Callable[[str], Path], out: Path, ended_by: signal.Signals
+) -> None:
+    steps = '[[steps]]\narrivals = "constant"\nrate = 20\nduration_s = 120\n'
+    with answering(plain) as url:
+        command = ["load", str(scenario(steps)), "--target", url, "-o", str(out)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "preheat", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            wait_for(lambda: out.exists() and out.read_text().count("\n") > 20, "nothing was measured", 60)
+            begun = _offspring(process.pid)
+            process.send_signal(ended_by)
+            process.wait(30)
+        finally:
+            process.kill()
+            process.wait()
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in begun), "a process is left")
+    found = runs.read(str(out))
+    assert found.tail["cut"]
+    assert summary(found)["latency"]["unknown"]["n"] == len(found.samples) >= 18
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
