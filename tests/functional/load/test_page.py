@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import io
+import os
 import random
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from PIL import Image
 
 from preheat.load.runs import Run, Writer, read
 
-from ...browser import browser
 from ...unit.load.runs_of import HEAD, sample
+from ..local import chromium
 from ..test_measure import preheat
 
 EVIL = '<script>alert("x")</script>'
+PICTURES = os.environ.get("PICTURES")
+"""A folder that gets pictures of the page, to be looked at."""
 SMALLEST = 10.5
 """Pixels, of any text."""
 CONTRAST = 3.0
@@ -58,9 +61,24 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def look() -> Iterator[Any]:
-    with browser() as look:
-        yield look
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Page]:
+    program = chromium.browser()
+    if program is None:
+        pytest.skip(f"no browser: none of {', '.join(chromium.NAMES)} is on PATH, and CHROMIUM names none")
+    with chromium.page(program, tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+def opened(tab: chromium.Page, file: Path, width: int, scheme: str) -> chromium.Page:
+    """The tab with the file, which said nothing and asked for nothing else."""
+    tab.errors.clear()
+    tab.asked.clear()
+    tab.look(width, dark=scheme == "dark")
+    tab.open(file.as_uri())
+    assert tab.errors == []
+    assert tab.asked == [file.as_uri()]
+    assert tab.value("document.documentElement.scrollWidth") <= width
+    return tab
 
 
 def test_it_is_one_file_that_names_no_other(page: Path) -> None:
@@ -78,47 +96,47 @@ def test_it_is_one_file_that_names_no_other(page: Path) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_it_renders_and_can_be_read(look: Any, page: Path, width: int, scheme: str) -> None:
-    found = look(page, width, scheme)
-    try:
-        assert found.said == []
-        assert len(found.asked) == 1
-        assert found.page.evaluate("document.documentElement.scrollWidth") == width
-        shown = "[...document.querySelectorAll('.chart svg')].filter(s => s.getBoundingClientRect().width)"
-        boxes = found.page.evaluate(f"{shown}.map(s => s.getBoundingClientRect().toJSON())")
-        # Side by side, distributions, and for each run time, cold, restored, warm and outcomes; then cost.
-        assert len(boxes) == 2 + 2 * 5 + 1
-        assert all(box["left"] >= 0 and box["right"] <= width and box["height"] > 60 for box in boxes)
-        texts = found.page.evaluate(
-            f"{shown}.flatMap(s => [...s.querySelectorAll('text')].map(t => {{"
-            "const m = t.getScreenCTM(), b = t.getBoundingClientRect(), o = s.getBoundingClientRect();"
-            "const size = parseFloat(getComputedStyle(t).fontSize) * Math.hypot(m.a, m.b);"
-            "return {text: t.textContent, size, "
-            "out: Math.max(o.left - b.left, b.right - o.right)}}))"
-        )
-        assert {"cold p50", "instances that answered"} <= {
-            part for text in texts for part in (text["text"], text["text"].partition(",")[0])
-        } | {text["text"].partition("\n")[0] for text in texts}
-        assert min(text["size"] for text in texts) >= SMALLEST, min(texts, key=lambda text: text["size"])
-        assert max(text["out"] for text in texts) <= 6, max(texts, key=lambda text: text["out"])
-        picture = Image.open(io.BytesIO(found.page.screenshot(full_page=True))).convert("RGB")
-        ground = picture.getpixel((2, 2))
-        assert (sum(ground) > 600) is (scheme == "light")
-        colours = found.page.evaluate(
-            "['ink','soft','cold','restored','warm','bad','outside','server'].map(n => "
-            "getComputedStyle(document.documentElement).getPropertyValue('--' + n).trim())"
-        )
-        for colour in colours:
-            rgb = tuple(int(colour.lstrip("#")[i : i + 2], 16) for i in (0, 2, 4))
-            assert _contrast(rgb, ground) >= CONTRAST, colour
-        seen = {tuple(pixel) for _, pixel in picture.getcolors(1 << 24)}
-        assert {_rgb(colour) for colour in colours} <= seen  # each is drawn, in this theme's own colour
-    finally:
-        found.page.close()
+def test_it_renders_and_can_be_read(
+    tab: chromium.Page, page: Path, tmp_path: Path, width: int, scheme: str
+) -> None:
+    found = opened(tab, page, width, scheme)
+    shown = "[...document.querySelectorAll('.chart svg')].filter(s => s.getBoundingClientRect().width)"
+    boxes = found.value(f"{shown}.map(s => s.getBoundingClientRect().toJSON())")
+    # Side by side, distributions, and for each run time, cold, restored, warm and outcomes; then cost.
+    assert len(boxes) == 2 + 2 * 5 + 1
+    assert all(box["left"] >= 0 and box["right"] <= width and box["height"] > 60 for box in boxes)
+    texts = found.value(
+        f"{shown}.flatMap(s => [...s.querySelectorAll('text')].map(t => {{"
+        "const m = t.getScreenCTM(), b = t.getBoundingClientRect(), o = s.getBoundingClientRect();"
+        "const size = parseFloat(getComputedStyle(t).fontSize) * Math.hypot(m.a, m.b);"
+        "return {text: t.textContent, size, out: Math.max(o.left - b.left, b.right - o.right)}}))"
+    )
+    assert sum(text["text"] == "instances that answered" for text in texts) == 2
+    assert min(text["size"] for text in texts) >= SMALLEST, min(texts, key=lambda text: text["size"])
+    assert max(text["out"] for text in texts) <= 6, max(texts, key=lambda text: text["out"])
+    found.picture(tmp_path / "page.png")
+    if PICTURES is not None:
+        shutil.copy(tmp_path / "page.png", Path(PICTURES) / f"load-{width}-{scheme}.png")
+    picture = Image.open(tmp_path / "page.png").convert("RGB")
+    ground = picture.getpixel((2, 2))
+    assert isinstance(ground, tuple)
+    assert (sum(ground) > 600) is (scheme == "light")
+    colours = found.value(
+        "['ink','soft','cold','restored','warm','bad','outside','server'].map(n => "
+        "getComputedStyle(document.documentElement).getPropertyValue('--' + n).trim())"
+    )
+    assert all(_contrast(_rgb(colour), ground) >= CONTRAST for colour in colours)
+    counted = picture.getcolors(1 << 24)
+    assert counted is not None
+    assert {_rgb(colour) for colour in colours} <= {
+        pixel for _, pixel in counted
+    }  # drawn, in this theme's own
 
 
 def _rgb(colour: str) -> tuple[int, ...]:
-    return tuple(int(colour.lstrip("#")[i : i + 2], 16) for i in (0, 2, 4))
+    digits = colour.lstrip("#")
+    digits = "".join(digit * 2 for digit in digits) if len(digits) == 3 else digits
+    return tuple(int(digits[i : i + 2], 16) for i in (0, 2, 4))
 
 
 def _contrast(one: Any, other: Any) -> float:
@@ -134,7 +152,7 @@ def _luminance(rgb: tuple[int, ...]) -> float:
 
 
 def test_measured_cold_starts_stand_on_the_same_page(
-    look: Any, page: Path, filetype_artifact: Path, tmp_path: Path
+    tab: chromium.Page, page: Path, filetype_artifact: Path, tmp_path: Path
 ) -> None:
     done = preheat("measure", filetype_artifact, "--rounds", "1", "--json", PREHEAT_CACHE=str(tmp_path))
     (tmp_path / "measured.json").write_text(done.stdout)
@@ -145,9 +163,7 @@ def test_measured_cold_starts_stand_on_the_same_page(
     assert "Cold starts, measured" in text
     assert 'class="waterfall"' in text
     assert text.count("<!doctype html>") == 1
-    found = look(both, 390, "light")
-    assert found.said == []
-    assert found.page.evaluate("document.documentElement.scrollWidth") == 390
+    opened(tab, both, 390, "light")
 
 
 def test_a_run_of_which_nothing_was_answered_has_its_page_too(tmp_path: Path) -> None:
