@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import ssl
 import subprocess
@@ -102,15 +103,14 @@ def test_what_does_not_speak_http(load: Load) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.fixture
-def tls(tmp_path: Path) -> ssl.SSLContext:
-    """A certificate that nobody knows, for another host."""
+def tls(folder: Path) -> ssl.SSLContext:
+    """A server's, with a certificate for 127.0.0.1 that nobody knows: ``both.pem``."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "elsewhere.example")])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a test")])
     now = datetime.now(UTC)
     certificate = (
         x509.CertificateBuilder()
@@ -120,21 +120,31 @@ def tls(tmp_path: Path) -> ssl.SSLContext:
         .serial_number(1)
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
     pem = certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    (tmp_path / "both.pem").write_bytes(pem)
+    (folder / "both.pem").write_bytes(pem)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "both.pem")
+    context.load_cert_chain(folder / "both.pem")
     return context
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_certificate_that_is_not_valid(load: Load, tls: ssl.SSLContext) -> None:
-    with answering(plain, context=tls) as url:
+def test_a_certificate_is_valid_where_its_authority_is_known(load: Load, tmp_path: Path) -> None:
+    with answering(plain, context=tls(tmp_path)) as url:
         refused(load(BURST, url), 1, "its certificate is not valid here", "self-signed", "SSL_CERT_FILE")
+        done = load(BURST, url, SSL_CERT_FILE=str(tmp_path / "both.pem"))
+        assert done.returncode == 0, done.stderr
+        assert "ok 4" in done.stdout
+        elsewhere = url.replace("127.0.0.1", "localhost")
+        done = load(BURST, elsewhere, SSL_CERT_FILE=str(tmp_path / "both.pem"))
+        refused(done, 1, "its certificate is not valid here", "name the host that it was issued for")
 
 
 def test_tls_spoken_to_a_server_without(load: Load) -> None:
