@@ -45,10 +45,10 @@ LAYERS = (
     {"server", "measure", "build", "publish"},
     {"local"},
     {"deploy", "rehearse"},
-    {"plan"},
+    {"plan", "load"},
     {"cli", "__main__"},
 )
-OFFLINE = {"build", "deploy", "local", "measure", "plan", "publish", "rehearse", "cli", "__main__"}
+OFFLINE = {"build", "deploy", "load", "local", "measure", "plan", "publish", "rehearse", "cli", "__main__"}
 FORBIDDEN_ON_THE_COLD_PATH = {
     *("fastapi", "starlette", "pydantic", "uvicorn", "anyio", "asyncio", "boto3", "botocore"),
     *("aws_lambda_powertools", "torch", "transformers", "optimum", "onnx", "rich", "typer", "click"),
@@ -125,6 +125,17 @@ def test_only_build_time_modules_name_build_time_libraries() -> None:
                 if n.partition(".")[0] in heavy and not name.startswith("build")
             ]
     assert not wrong
+
+
+def test_what_sends_a_load_test_speaks_http_alone() -> None:
+    for path in (ROOT / "loadtests").rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        names |= {
+            "." * node.level + (node.module or "") for node in nodes if isinstance(node, ast.ImportFrom)
+        }
+        assert "locust" in names
+        assert not {name for name in names if name.startswith((".", "preheat"))}
 
 
 COLD = """

@@ -19,6 +19,7 @@ from . import (  # noqa: F401 - each adds its commands
     containers,
     deploy,
     ledger,
+    loading,
     measuring,
     planning,
     serving,

@@ -1,4 +1,4 @@
-"""``preheat measure``, ``rehearse``, ``report``."""
+"""``preheat measure``, ``rehearse``."""
 
 from __future__ import annotations
 
@@ -62,14 +62,3 @@ def rehearse(
     from ..rehearse.commands import rehearse as run_rehearsal
 
     raise typer.Exit(run_rehearsal(target, clones=clones, as_json=as_json))
-
-
-@app.command()
-def report(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN.json...", help="What `measure --json` printed.")],
-    out: Annotated[str, typer.Option("-o", "--out", metavar="FILE", help="The page to write.")],
-) -> None:
-    """Draw measured cold starts: one self-contained HTML page."""
-    from ..measure.commands import report as write_report
-
-    write_report(runs, out)

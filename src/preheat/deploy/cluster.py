@@ -197,16 +197,14 @@ def _configuration(kubeconfig: str | None, context: str | None) -> tuple[Any, st
     """The client's configuration, and the namespace that the context names."""
     configuration = client.Configuration()
     try:
-        config.load_kube_config(  # type: ignore[no-untyped-call]
-            kubeconfig, context, client_configuration=configuration, persist_config=False
-        )
-        contexts, active = config.list_kube_config_contexts(kubeconfig)  # type: ignore[no-untyped-call]
+        config.load_kube_config(kubeconfig, context, client_configuration=configuration, persist_config=False)
+        contexts, active = config.list_kube_config_contexts(kubeconfig)
         if context is not None:
             active = next(c for c in contexts if c["name"] == context)
         return configuration, active["context"].get("namespace") or "default"
     except (ConfigException, OSError, TypeError, KeyError) as error:
         if kubeconfig is None and context is None and os.environ.get("KUBERNETES_SERVICE_HOST"):
-            config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+            config.load_incluster_config(client_configuration=configuration)
             return configuration, "default"
         raise UsageError(
             f"no cluster is named: {error}; set KUBECONFIG, or say --kubeconfig and --context"

@@ -53,9 +53,3 @@ def measure(
     if report is not None:
         sys.stderr.write(f"wrote {report}\n")
     return 0 if all(row["correct"] and not row.get("floor_wrong") for row in found["rows"]) else 1
-
-
-def report(runs: Sequence[str], out: str) -> None:
-    """One page from the files of several runs."""
-    reports.write(out, reports.page([reports.load(path) for path in runs]))
-    sys.stderr.write(f"wrote {out}\n")

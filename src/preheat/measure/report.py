@@ -58,11 +58,15 @@ def write(path: str, text: str) -> None:
 
 
 def page(reports: Sequence[Mapping[str, Any]]) -> str:
-    """The page: for each row its waterfall, the phases with their intervals, the floor; then the planner's
-    table of the artifact."""
-    names = dict.fromkeys(str(report["artifact"]["name"]) for report in reports)
-    title = f"Cold starts of {', '.join(names)}"
-    parts = [f"<header><p>Preheat</p><h1>{_e(title)}</h1></header>"]
+    """The whole page of ``body``."""
+    title = _title(reports)
+    return document(title, f"<header><p>Preheat</p><h1>{_e(title)}</h1></header>{body(reports)}")
+
+
+def body(reports: Sequence[Mapping[str, Any]]) -> str:
+    """For each row its waterfall, the phases with their intervals, the floor; then the planner's table of the
+    artifact."""
+    parts = []
     if sum(len(report["rows"]) for report in reports) > 1:
         parts += ["<h2>Side by side</h2>", _overview(reports)]
     for i, report in enumerate(reports):
@@ -70,7 +74,12 @@ def page(reports: Sequence[Mapping[str, Any]]) -> str:
             parts += _section(report, row, f"start-{i}-{j}")
         parts += _planner(report)
         parts += ["<h2>Conditions</h2>", facts(_conditions(report))]
-    return document(title, "".join(parts))
+    return "".join(parts)
+
+
+def _title(reports: Sequence[Mapping[str, Any]]) -> str:
+    names = dict.fromkeys(str(report["artifact"]["name"]) for report in reports)
+    return f"Cold starts of {', '.join(names)}"
 
 
 def _section(report: Mapping[str, Any], row: Mapping[str, Any], key: str) -> list[str]:

@@ -1,0 +1,120 @@
+"""A run on disk: JSON lines, written as they come, so that whatever ends a run leaves what it saw.
+
+The first line says what was run, each further one is a sample, the last one how it ended.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from ..errors import UsageError
+from .samples import Sample
+
+SCHEMA = 1
+MARK = "preheat_load"
+
+
+class Run(NamedTuple):
+    head: Mapping[str, Any]
+    samples: Sequence[Sample]
+    tail: Mapping[str, Any]
+    """How it ended; of a run that was killed: ``{"cut": "…"}``."""
+
+    @property
+    def name(self) -> str:
+        return str(self.head.get("label") or self.head["scenario"]["name"])
+
+    @property
+    def seconds(self) -> float:
+        """From the first intended moment's run beginning to its end."""
+        last = max((one.at_s + one.client_ms / 1e3 for one in self.samples), default=0.0)
+        return max(float(self.tail.get("seconds", 0.0)), last)
+
+
+class Writer:
+    """Of one run's file. Raises UsageError where it cannot be written."""
+
+    def __init__(self, path: str, head: Mapping[str, Any]) -> None:
+        self.path = path
+        try:
+            Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+        self._line({MARK: SCHEMA, **head})
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def add(self, samples: Sequence[Sample]) -> None:
+        for one in samples:
+            self._file.write(json.dumps(one._asdict(), separators=(",", ":")) + "\n")
+        self._file.flush()
+
+    def end(self, tail: Mapping[str, Any]) -> None:
+        self._line({"end": tail})
+
+    def _line(self, document: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(document) + "\n")
+        self._file.flush()
+
+
+def is_run(path: str) -> bool:
+    """Whether a file begins as a run does; what cannot be read is for its reader to say."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(MARK) + 4).lstrip().startswith(b'{"' + MARK.encode() + b'"')
+    except OSError:
+        return False
+
+
+def read(path: str) -> Run:
+    """Raises UsageError for what is no run. A last line that was cut is left out: the run was."""
+    head: dict[str, Any] = {}
+    tail: dict[str, Any] = {"cut": "it has no end: the run was killed, or still goes on"}
+    samples: list[Sample] = []
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    row = json.loads(line)
+                    if number == 1:
+                        head = row
+                        if row[MARK] != SCHEMA:
+                            raise UsageError(f"{path} is a run of schema {row[MARK]}; this reads {SCHEMA}")
+                        _ = row["scenario"]["digest"], row["target"]
+                    elif "end" in row:
+                        tail = row["end"]
+                    else:
+                        samples.append(Sample(**row))
+                except (ValueError, KeyError, TypeError):
+                    if line.endswith("\n"):
+                        raise UsageError(
+                            f"{path}, line {number} is not of a run; `preheat load … -o RUN.jsonl` writes one"
+                        ) from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not a run: not text") from None
+    if not head:
+        raise UsageError(f"{path} is not a run: it is empty")
+    return Run(head, samples, tail)
+
+
+def renamed(run: Run, taken: Sequence[str]) -> Run:
+    """The run under a name that no other one has."""
+    if run.name not in taken:
+        return run
+    number = 2
+    while f"{run.name} {number}" in taken:
+        number += 1
+    return run._replace(head={**run.head, "label": f"{run.name} {number}"})
