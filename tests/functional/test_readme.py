@@ -1,4 +1,4 @@
-"""README's code runs as it stands."""
+"""The code of README and docs runs as it stands."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from onnx import TensorProto, helper
 
 from ..conftest import ROOT, serving
 
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.S)]
 
 
 @pytest.fixture
@@ -33,6 +34,12 @@ def sum_model(tmp_path: Path) -> Path:
 
 def test_the_function_in_readme_is_the_one_in_the_repository() -> None:
     assert (ROOT / "functions" / "filetype" / "app.py").read_text().endswith(BLOCKS[0])
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    for page in [*PAGES, ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]:
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
 def test_powertools_over_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ EXTRAS = {
 
 HEADER = """\
 # Written by `preheat render sam`: memory, time and storage come from what the build measured. `sam build`,
-# `sam deploy --guided`; README, "Deploy on AWS Lambda", says how a model gets into the bucket.
+# `sam deploy --guided`; docs/lambda.md says how a model gets into the bucket.
 """
 
 
