@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ..errors import UsageError
 from .fields import Fields
-from .traces import read_trace
+from .traces import replayed
 
 ARRIVALS = ("poisson", "constant", "burst", "idle", "trace", "concurrency")
 EXPECTED = ("any", "cold", "warm")
@@ -215,7 +215,7 @@ def _step(table: object, where: str, folder: str, index: int) -> Step:
         duration = fields.number("duration_s")
     else:
         speed = fields.number("speed", 1.0)
-        times, chosen = read_trace(os.path.join(folder, fields.text("file")), speed)
+        times, chosen = replayed(os.path.join(folder, fields.text("file")), speed)
     expect = fields.one_of("expect", EXPECTED, "any")
     cold, repeat = fields.flag("cold", False), fields.whole("repeat", 1, least=1, most=100_000)
     name = fields.text("name", f"{index + 1}: {kind}")

@@ -58,7 +58,7 @@ def test_traces(text: str, name: str, tmp_path: Path) -> None:
     [
         ("", "t.csv", "empty trace"),
         ("timestamp\n", "t.csv", "empty trace"),
-        ("1\n2\n1.5\n", "t.csv", "line 3: 1.5 comes after 2: sort the trace"),
+        ("1\n2\n1.5\n", "t.csv", "line 3: the trace is out of order: 1.5 comes after 2; sort it"),
         ("-1\n2\n", "t.csv", "line 1: a negative time, -1"),
         ("1\nsoon\n", "t.csv", "line 2: 'soon' is no time"),
         ("1\nnan\n", "t.csv", "line 2: 'nan' is no time"),
