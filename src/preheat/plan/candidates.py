@@ -11,6 +11,7 @@ from ..deploy.cost import MONTH_S
 from ..deploy.facts import Facts
 from ..errors import UsageError
 from ..fingerprint import usable_cpus
+from ..local.pool import AHEAD, Options
 from ..local.scaling import Policy
 from . import on_demand, scaled
 from .draws import Draws, times
@@ -27,8 +28,6 @@ MOST = 100
 """Instances at most, where nothing is said."""
 MOST_PINGS = 10_000_000
 """That are simulated."""
-UP_MOST, UP_CONCURRENCY, UP_QUEUE, UP_AHEAD = 8, 32, 256, 1
-"""As ``preheat up``, which lets one instance for every two CPUs start at once."""
 
 
 class Known(NamedTuple):
@@ -157,8 +156,8 @@ def _autoscaled(option: Option, known: Known, traffic: Traffic, draws: Draws) ->
 def settings_of(option: Option, platform: Autoscaled) -> scaled.Settings:
     """An option's settings: what it says, and the platform's defaults."""
     given, local = option.given, option.platform == "up"
-    concurrency = int(given.get("concurrency", UP_CONCURRENCY if local else CONCURRENCY))
-    most = int(given.get("max", max(UP_MOST if local else MOST, given.get("min", 0))))
+    concurrency = int(given.get("concurrency", Options.concurrency if local else CONCURRENCY))
+    most = int(given.get("max", max(Policy.most if local else MOST, given.get("min", 0))))
     policy = Policy(
         target=given.get("target", concurrency * platform.utilization),
         least=int(given.get("min", 0)),
@@ -174,9 +173,11 @@ def settings_of(option: Option, platform: Autoscaled) -> scaled.Settings:
         at_once=platform.at_once,
         concurrency=concurrency,
         turns=min(int(given.get("turns", 1)), concurrency),
-        ahead=UP_AHEAD if local else 0,
-        starting=int(given.get("starting", max(usable_cpus() // 2, 1))) if local else 0,
-        queue=int(given.get("queue", UP_QUEUE)) if local else 0,
+        ahead=AHEAD if local else 0,
+        starting=int(given.get("starting", max(usable_cpus() // 2, 1)))
+        if local
+        else 0,  # as local.pool has it
+        queue=int(given.get("queue", Options.queue)) if local else 0,
         timeout_s=platform.timeout_s,
         drain_s=platform.drain_s,
         paid_step_s=platform.paid_step_s,

@@ -1,7 +1,7 @@
 """What is simulated of `preheat up` is what it does.
 
-`python -m benchmarks plan` holds p99 within a fifth, over many requests; of the few here it is the slowest one, on
-a machine that may stall.
+`python -m benchmarks plan` holds p99 within a fifth, over many requests. Of the few here it is the slowest
+one, on a machine that may stall.
 """
 
 from __future__ import annotations
