@@ -139,7 +139,10 @@ def _on_lambda(run: Run, on: Lambda) -> dict[str, Any]:
     for one in run.samples:
         if not one.status:
             continue  # it never came to a server, or no answer tells what it used
-        took = one.server_ms
+        # What a cold request waited for is its start, which is billed below.
+        took = (
+            one.server_ms if one.start not in ("cold", "restored") else one.phases.get("run", one.server_ms)
+        )
         if took is None:
             took, guessed = one.client_ms - one.lag_ms, guessed + 1
         seconds += billed_s(took)

@@ -73,12 +73,12 @@ def test_lambda_bills_the_server_and_the_start() -> None:
     row = cost.costs(run([warm, cold, failed]), cost.table(), ON)[0]
     assert row["parts"] == pytest.approx(
         {
-            "duration": 0.110 * prices.duration,
+            "duration": 0.020 * prices.duration,
             "starts": 0.250 * prices.duration,
             "requests": 2 * prices.request,
         }
     )
-    assert row["gb_seconds"] == pytest.approx(0.36)
+    assert row["gb_seconds"] == pytest.approx(0.27)
     assert row["per_1000_good"] == pytest.approx(row["total"] / 2 * 1000)
     assert row["by_client_time"] == 0
 
