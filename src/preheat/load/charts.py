@@ -87,7 +87,7 @@ def over_time(key: str, run: Run, counts: Mapping[str, Any]) -> str:
             below.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
             below.set_title("instances that answered")
             below.set_ylim(bottom=0)
-        last.set_xlim(-0.01 * run.seconds, max(run.seconds, 1e-3))
+        last.set_xlim(-0.01 * run.seconds, max(1.01 * run.seconds, 1e-3))
         last.xaxis.set_major_formatter(lambda value, _: f"{value:g} s")
         last.xaxis.set_major_locator(MaxNLocator(4 if narrow else 9))
         legend(figure, narrow, markerscale=1.6)

@@ -135,15 +135,23 @@ def _on_lambda(run: Run, on: Lambda) -> dict[str, Any]:
     prices = aws_tables.prices(tables, on.region, on.architecture)
     gb, found = on.memory_mb / 1024, defaultdict[str, float](float)
     seconds, guessed = 0.0, 0
+    begun: set[str] = set()
     for one in run.samples:
         if not one.status:
             continue  # it never came to a server, or no answer tells what it used
-        took = one.server_ms
+        # What a cold request waited for is its start, which is billed below.
+        took = (
+            one.server_ms if one.start not in ("cold", "restored") else one.phases.get("run", one.server_ms)
+        )
         if took is None:
             took, guessed = one.client_ms - one.lag_ms, guessed + 1
         seconds += billed_s(took)
         found["duration"] += billed_s(took) * gb * prices.duration
         found["requests"] += prices.request
+        if one.instance in begun:
+            continue  # whoever waits for one start is told of it: it is paid once
+        if one.start in ("cold", "restored") and one.instance:
+            begun.add(one.instance)
         if one.start == "cold":
             init = sum(ms for name, ms in one.phases.items() if name not in NOT_OF_THE_START)
             seconds += billed_s(init)

@@ -73,14 +73,25 @@ def test_lambda_bills_the_server_and_the_start() -> None:
     row = cost.costs(run([warm, cold, failed]), cost.table(), ON)[0]
     assert row["parts"] == pytest.approx(
         {
-            "duration": 0.110 * prices.duration,
+            "duration": 0.020 * prices.duration,
             "starts": 0.250 * prices.duration,
             "requests": 2 * prices.request,
         }
     )
-    assert row["gb_seconds"] == pytest.approx(0.36)
+    assert row["gb_seconds"] == pytest.approx(0.27)
     assert row["per_1000_good"] == pytest.approx(row["total"] / 2 * 1000)
     assert row["by_client_time"] == 0
+
+
+def test_a_start_is_paid_once_however_many_waited_for_it() -> None:
+    given = {"start": "cold", "server_ms": 10.0, "phases": {"import": 200.0, "wait": 1.0, "run": 9.0}}
+    one = cost.costs(run([sample(0, 300, **given)]), cost.table(), ON)[0]
+    two = cost.costs(run([sample(i, 300, **given) for i in range(2)]), cost.table(), ON)[0]
+    apart = [sample(i, 300, **given)._replace(instance=f"i{i}") for i in range(2)]
+    assert two["parts"]["starts"] == one["parts"]["starts"]
+    assert two["parts"]["duration"] == pytest.approx(2 * one["parts"]["duration"])
+    each = cost.costs(run(apart), cost.table(), ON)[0]
+    assert each["parts"]["starts"] == pytest.approx(2 * one["parts"]["starts"])
 
 
 def test_snapstart_pays_for_restores_and_for_the_snapshot() -> None:
