@@ -174,9 +174,7 @@ def settings_of(option: Option, platform: Autoscaled) -> scaled.Settings:
         concurrency=concurrency,
         turns=min(int(given.get("turns", 1)), concurrency),
         ahead=AHEAD if local else 0,
-        starting=int(given.get("starting", max(usable_cpus() // 2, 1)))
-        if local
-        else 0,  # as local.pool has it
+        starting=int(given.get("starting", max(usable_cpus() // 2, 1))) if local else 0,
         queue=int(given.get("queue", Options.queue)) if local else 0,
         timeout_s=platform.timeout_s,
         drain_s=platform.drain_s,
