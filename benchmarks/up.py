@@ -72,7 +72,7 @@ def run(artifact: Path, turns: int, progress: Progress) -> Benchmark:
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="up-", dir=OUT))
         floor = target.floor(subject, first["variant"], first["threads"], known.libraries, folder)
-        gateways = {kind: stack.enter_context(_up(server, subject, folder, kind)) for kind in KINDS}
+        gateways = {kind: stack.enter_context(started(server, subject, folder, kind)) for kind in KINDS}
         for turn in range(turns):
             for name, contender in (("floor", floor), ("fresh", server)):
                 progress(contender.label, 4 * turn, 4 * turns)
@@ -129,11 +129,12 @@ def _told(name: str, found: dict[str, list[float]], missing: int, wrong: int) ->
 
 
 @contextlib.contextmanager
-def _up(server: Contender, subject: target.Target, folder: str, kind: str) -> Iterator[Up]:
-    """A gateway with one function, at zero; its instances share the fresh starts' cache."""
+def started(server: Contender, subject: target.Target, folder: str, kind: str, *more: str) -> Iterator[Up]:
+    """A gateway with one function, at zero; its instances share the fresh starts' cache. ``more``: its
+    options."""
     port = free_port()
     command = [sys.executable, "-m", "preheat", "up", subject.location, "--max", str(MOST)]
-    command += ["--start", kind, "--state", folder]
+    command += ["--start", kind, "--state", folder, *more]
     environ = {**server.environ, "PORT": str(port)}
     with tempfile.TemporaryFile() as printed:
         process = subprocess.Popen(command, env=environ, stdout=printed, stderr=printed)  # noqa: S603 - ours
