@@ -159,7 +159,8 @@ def test_our_wheel_has_the_same_bytes_from_another_checkout(tmp_path: Path) -> N
     for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
         (tree / name).write_bytes((ROOT / name).read_bytes())  # a time of their own
     ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "src", tree / "src", ignore=ignore, copy_function=shutil.copyfile)
+    for name in ("src", "loadtests"):
+        shutil.copytree(ROOT / name, tree / name, ignore=ignore, copy_function=shutil.copyfile)
     (tree / "src" / "preheat" / "errors.py").chmod(0o600)
     here, there = (own_wheel(tmp_path / name, place) for name, place in (("a", ROOT), ("b", tree)))
     assert here.read_bytes() == there.read_bytes()

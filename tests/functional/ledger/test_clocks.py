@@ -18,15 +18,17 @@ from .test_contract import LEASE, take_over
 
 @pytest.mark.parametrize("skew", [-60, 60])
 def test_a_worker_with_a_wrong_clock_takes_no_live_lease(store: Store, skew: int) -> None:
-    right = store.open()
-    since = time.monotonic()
-    assert isinstance(right.claim("k", "print", "right", lease=LEASE, keep=60), Claimed)
+    right, lease = store.open(), 2 * LEASE
     with time_machine.travel(time.time() + skew, tick=True):
         wrong = store.open()
-        claim = wrong.claim("k", "print", "wrong", lease=LEASE, keep=60)
+        wrong.read("k")  # its client is made: that may take longer than the lease
+    since = time.monotonic()
+    assert isinstance(right.claim("k", "print", "right", lease=lease, keep=60), Claimed)
+    with time_machine.travel(time.time() + skew, tick=True):
+        claim = wrong.claim("k", "print", "wrong", lease=lease, keep=60)
         assert isinstance(claim, InProgress)
-        assert claim.retry_after <= LEASE + 2.2 + (time.monotonic() - since)
-        assert take_over(wrong, "k", "wrong", since).attempt == 2
+        assert claim.retry_after <= lease + 2.2 + (time.monotonic() - since)
+        assert take_over(wrong, "k", "wrong", since, lease).attempt == 2
 
 
 @pytest.mark.parametrize("skew", [-60, 60])
