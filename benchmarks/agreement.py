@@ -8,7 +8,6 @@ CPUs: what is compared is who waits for what, and for how long.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -17,14 +16,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from preheat.errors import EngineError
 from preheat.measure import target
-from preheat.measure.client import connect, free_port, read_response, request
+from preheat.measure.client import free_port, read_response, request
 from preheat.measure.start import START_S, stop
 from preheat.measure.summary import median
 from preheat.measure.target import with_bytecode
@@ -33,6 +32,7 @@ from preheat.plan.candidates import settings_of
 from preheat.plan.figures import Spread
 
 from .models import OUT, server_environ
+from .up import Up
 
 SLEEPING = """
 import time
@@ -116,10 +116,10 @@ def agree(artifact: Path, scenario: Scenario) -> Agreement:
         tempfile.TemporaryDirectory(prefix="agreement-", dir=OUT) as folder,
         _up(Path(folder), artifact, option) as gateway,
     ):
-        gateway.to_zero()
+        gateway.up.to_zero()
         gateway.ask()  # the first start writes bytecode and stamps
         warm = [gateway.ask().seconds for _ in range(WARM)]
-        gateway.to_zero()
+        gateway.up.to_zero()
         with _starts_noted(gateway) as starts:
             seen = gateway.send(scenario.arrivals)
     known = platforms.load().autoscaled["up"]
@@ -151,15 +151,13 @@ class Seen(NamedTuple):
 
 
 class Gateway(NamedTuple):
-    port: int
+    up: Up
     asked: bytes
-    process: subprocess.Popen[bytes]
 
     def ask(self, due: float | None = None) -> Seen:
         """One request on a connection of its own, due at a time of ``time.monotonic``."""
         begin = time.monotonic() if due is None else due
-        alive = self.process.poll
-        with connect(self.port, deadline=begin + START_S, alive=lambda: alive() is None) as client:
+        with self.up.connect() as client:
             client.sendall(self.asked)
             response = read_response(client, deadline=begin + START_S)
         took = time.monotonic() - begin
@@ -167,20 +165,6 @@ class Gateway(NamedTuple):
         if response.status != 200 or start not in ("cold", "warm"):
             raise EngineError(f"an answer through the gateway: {response.status} {response.body[:200]!r}")
         return Seen(took, start == "cold")
-
-    def control(self, method: str, path: str, document: Any = None) -> Any:
-        """What the gateway's own interface answers. Raises EngineError where that is no success."""
-        body = b"" if document is None else json.dumps(document).encode()
-        alive = self.process.poll
-        with connect(self.port, deadline=time.monotonic() + START_S, alive=lambda: alive() is None) as client:
-            client.sendall(request(method, f"/_preheat/{path}", body, {"content-type": "application/json"}))
-            response = read_response(client, deadline=time.monotonic() + START_S)
-        if response.status != 200:
-            raise EngineError(f"the gateway answered {response.status}: {response.body[:200]!r}")
-        return json.loads(response.body)
-
-    def to_zero(self) -> None:
-        self.control("POST", f"functions/{NAME}/scale", {"instances": 0})
 
     def send(self, arrivals: NDArray[np.float64]) -> list[Seen]:
         """Each at its time, whatever became of those before."""
@@ -217,7 +201,7 @@ def _starts_noted(gateway: Gateway) -> Iterator[dict[float, float]]:
     over, begun = threading.Event(), time.time()
 
     def note() -> None:
-        seen = gateway.control("GET", "status")["functions"][NAME]
+        seen = gateway.up.control("GET", "status")["functions"][NAME]
         for one in (*seen["instances"], *seen["ended"]):
             if one["born"] >= begun - 0.001 and one["ready_ms"] is not None:
                 found[one["born"]] = one["ready_ms"] / 1e3
@@ -265,7 +249,7 @@ def _up(folder: Path, artifact: Path, option: options.Option) -> Iterator[Gatewa
     with (folder / "printed").open("wb") as printed:
         process = subprocess.Popen(command, env=environ, stdout=printed, stderr=printed)  # noqa: S603 - ours
         try:
-            yield Gateway(port, request("POST", "/predict", body, headers), process)
+            yield Gateway(Up(port, NAME, process), request("POST", "/predict", body, headers))
         except (EngineError, OSError) as error:
             said_last = (folder / "printed").read_text(errors="replace")[-500:]
             raise EngineError(f"{error}; the gateway printed: {said_last}") from error
