@@ -139,7 +139,8 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise UsageError(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another PORT or PREHEAT_HOST"
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another port "
+            "(PORT, --port) or address (PREHEAT_HOST, --host)"
         ) from None
     return listener
 

@@ -215,7 +215,7 @@ def test_wrong_use_exits_2(filetype_artifact: Path, environ: dict[str, str], sai
 def test_a_port_that_is_taken(filetype_server: Server, filetype_artifact: Path) -> None:
     status, _, err = Server(filetype_artifact, PORT=str(filetype_server.port)).finish()
     assert status == 2
-    assert "choose another PORT" in err
+    assert "choose another port (PORT, --port)" in err
 
 
 @pytest.mark.parametrize(

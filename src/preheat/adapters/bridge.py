@@ -35,7 +35,7 @@ class Bridge:
             "scheme": "http",
             "path": request.path,
             "raw_path": request.path.encode(),
-            "root_path": "",
+            "root_path": request.headers.get("x-forwarded-prefix", ""),
             "query_string": query.encode("latin-1"),
             "headers": [(n.encode("latin-1"), v.encode("latin-1")) for n, v in request.headers.items()],
             "client": None,

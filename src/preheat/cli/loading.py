@@ -71,12 +71,15 @@ def compare(
     fail_above: Annotated[
         str, typer.Option("--fail-above", metavar="10%", help="How much slower a latency may be.")
     ] = "10%",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail too where there are too few samples to decide.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Hold a load test against an earlier one; exit status 1 where an interval lies past the limit."""
     from ..load import commands
 
-    raise typer.Exit(commands.compare(base, new, above=fail_above, as_json=as_json))
+    raise typer.Exit(commands.compare(base, new, above=fail_above, strict=strict, as_json=as_json))
 
 
 @app.command()

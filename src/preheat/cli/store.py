@@ -113,7 +113,10 @@ def gc(
     location: Annotated[str, typer.Argument(metavar="STORE", help="s3://bucket/prefix, above the names.")],
     keep: Annotated[
         int | None,
-        typer.Option(min=1, help="Keep the newest N versions of each artifact, and what an alias names."),
+        typer.Option(
+            min=1,
+            help="Keep each artifact's newest N versions, and what an alias names or would roll back to.",
+        ),
     ] = None,
     grace_hours: Annotated[
         float, typer.Option(min=0, help="Leave what is younger: it may be part of a publish under way.")

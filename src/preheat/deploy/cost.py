@@ -1,8 +1,9 @@
 """What a function costs in a month by how it meets cold starts, and where one way overtakes another.
 
-The model: requests arrive at random at a steady rate. On demand, an instance is started when none is free:
-when the last one idled for longer than the platform keeps it, and when a busy one is recycled. What the
-platform does there is promised nowhere; the table's ``assumed`` says what is taken for it.
+The model: requests arrive at random at a steady rate, and each goes to the first instance that is free, as
+if they stood in a row. On demand, one of them is started when it idled for longer than the platform keeps
+it, and when it is recycled. What the platform does there is promised nowhere; the table's ``assumed`` says
+what is taken for it.
 """
 
 from __future__ import annotations
@@ -65,13 +66,20 @@ def busy(load: Load) -> int:
     return max(math.ceil(mean + 3.1 * math.sqrt(mean)), 1)
 
 
-def cold_starts(load: Load, assumed: Assumed) -> float:
-    """Cold starts a month on demand: after idleness, and when busy instances are recycled."""
-    if load.rate <= 0:
-        return 0.0
-    after_idle = load.rate * MONTH_S * math.exp(-load.rate * assumed.idle_s)
-    kept = 1 - math.exp(-load.rate * assumed.idle_s)
-    return min(after_idle + kept * busy(load) * MONTH_S / assumed.recycled_s, load.rate * MONTH_S)
+def cold_starts(load: Load, assumed: Assumed, ready: int = 0) -> float:
+    """Cold starts a month of the instances on demand: after idleness, and when they are recycled. ``ready``:
+    how many stand before them in the row and are never started."""
+    mean, reaches, found = load.rate * load.request_s, load.rate, 0.0
+    blocked = 1.0
+    for place in range(1, MOST + ready):
+        if reaches * MONTH_S < 1e-3:
+            break
+        if place > ready:
+            idles = math.exp(-reaches * assumed.idle_s)
+            found += reaches * MONTH_S * idles + (1 - idles) * MONTH_S / assumed.recycled_s
+        blocked = mean * blocked / (place + mean * blocked)
+        reaches = load.rate * blocked
+    return min(found, load.rate * MONTH_S)
 
 
 def plain(load: Load, prices: Prices, assumed: Assumed) -> Way:
@@ -107,7 +115,7 @@ def provisioned(load: Load, prices: Prices, assumed: Assumed) -> Way:
     instances = load.provisioned or busy(load)
     spilt = _spilt(load.rate * load.request_s, instances)
     ready, over = load._replace(rate=load.rate * (1 - spilt)), load._replace(rate=load.rate * spilt)
-    colds = cold_starts(over, assumed)
+    colds = cold_starts(load, assumed, instances)
     running = _running(ready, prices, prices.provisioned_duration)
     beyond = _running(over, prices, prices.duration)
     return _way(

@@ -81,8 +81,9 @@ def find_scenario(named: str) -> str:
     raise UsageError(f"there is no scenario {named!r}: name a file, or one of {', '.join(known)}")
 
 
-def compare(base: str, new: str, *, above: str, as_json: bool) -> int:
-    """Print the comparison; gives the exit status: 1 where something is a regression."""
+def compare(base: str, new: str, *, above: str, strict: bool, as_json: bool) -> int:
+    """Print the comparison; gives the exit status: 1 where something is a regression, and with ``strict``
+    where something is undecided."""
     limit = gate.limit(above)
     found = gate.compare(runs.read(base), runs.read(new), above=limit, points=POINTS)
     if as_json:
@@ -91,7 +92,7 @@ def compare(base: str, new: str, *, above: str, as_json: bool) -> int:
         from rich.console import Console
 
         show.comparison(Console(), found)
-    return 1 if found["regressions"] else 0
+    return 1 if found["regressions"] or (strict and found["undecided"]) else 0
 
 
 def report(paths: Sequence[str], out: str, prices: str | None, on_lambda: cost.Lambda) -> None:

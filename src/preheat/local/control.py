@@ -55,7 +55,9 @@ class Control:
         # A page of another site may post forms, but no JSON, without being asked first (CORS).
         kind = (request.header(b"content-type") or "").partition(";")[0].strip().lower()
         if kind != "application/json":
-            raise UnsupportedMediaError("the content type must be application/json")
+            raise UnsupportedMediaError(
+                "the content type must be application/json; curl needs -H 'content-type: application/json'"
+            )
         asked = strict_json.loads(request.body)
         if not isinstance(asked, dict) or set(asked) != {"instances"}:
             raise InvalidRequestError('send {"instances": N}')

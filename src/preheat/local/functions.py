@@ -26,6 +26,14 @@ class Found(NamedTuple):
     """The environment of its instances."""
     settings: Settings
 
+    @property
+    def lacks(self) -> str:
+        """What its first start will miss, as far as one look tells; empty for nothing."""
+        beside = os.path.join(os.path.dirname(self.location), "artifact")
+        if self.location.endswith(".py") and not os.path.exists(beside):
+            return f"there is no {beside}; `preheat build SOURCE -o {beside}` makes it"
+        return ""
+
 
 def find(targets: Sequence[str], environ: Mapping[str, str]) -> list[Found]:
     """The functions that are named, or ``functions/*/app.py`` where none is. Raises UsageError for what is no

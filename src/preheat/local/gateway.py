@@ -86,7 +86,7 @@ class Gateway:
             return await self._control.answer(request, rest)
         served = self.functions.get(first)
         if served is not None:
-            return await served.answer(request, f"/{rest}")
+            return await served.answer(request, f"/{rest}", f"/{first}")
         if len(self.functions) == 1:
             (served,) = self.functions.values()
             return await served.answer(request, request.path)
@@ -203,6 +203,8 @@ def run(
             say(f"ended {records.ended} instances that an earlier gateway had left\n")
         for name, served in gateway.functions.items():
             say(f"{name}  {served.found.location}  {gateway.address}/{name}/\n")
+            if served.found.lacks:
+                say(f"{name}  warning: {served.found.lacks}\n")
         for limit, how in limits.told().items():
             say(f"limit of {limit}: {how}\n")
         say(f"status page: {gateway.address}/{CONTROL}/; Ctrl-C ends it\n")

@@ -66,14 +66,17 @@ class Response(NamedTuple):
         return next((value.decode("latin-1") for key, value in self.headers if key.lower() == name), "")
 
 
-def request_bytes(request: Request, path: str, deadline_s: float) -> bytes:
-    """A client's request as an instance gets it: at ``path``, in one piece, its framing and its time anew."""
+def request_bytes(request: Request, path: str, prefix: str, deadline_s: float) -> bytes:
+    """A client's request as an instance gets it: at ``path``, in one piece, its framing and its time anew.
+    ``prefix``: what stood before the path, by which the function's own pages link to each other."""
     target = path.encode("latin-1") + (b"?" + request.query if request.query else b"")
-    left_out = HOP_BY_HOP | {b"content-length", b"x-preheat-timeout", b"grpc-timeout"}
+    left_out = HOP_BY_HOP | {b"content-length", b"x-preheat-timeout", b"grpc-timeout", b"x-forwarded-prefix"}
     lines = [request.method + b" " + target + b" HTTP/1.1"]
     lines += [name + b": " + value for name, value in request.headers if name.lower() not in left_out]
     lines.append(b"content-length: %d" % len(request.body))
     lines.append(b"x-preheat-timeout: %.3f" % deadline_s)
+    if prefix:
+        lines.append(b"x-forwarded-prefix: " + prefix.encode("latin-1"))
     return b"\r\n".join(lines) + b"\r\n\r\n" + request.body
 
 
@@ -85,6 +88,15 @@ def response_bytes(response: Response, keep_alive: bool, *, head: bool = False) 
         lines.append(b"content-length: %d" % len(response.body))
     lines.append(b"connection: keep-alive" if keep_alive else b"connection: close")
     return b"\r\n".join(lines) + b"\r\n\r\n" + (b"" if head else response.body)
+
+
+def placed(response: Response, prefix: str) -> Response:
+    """A response whose ``Location`` is a path of the function's, as the client has to ask for it."""
+    if not prefix or not response.header(b"location").startswith("/"):
+        return response
+    there = prefix.encode("latin-1")
+    headers = [(n, there + v if n.lower() == b"location" else v) for n, v in response.headers]
+    return response._replace(headers=headers)
 
 
 def own(status: int, body: bytes, content_type: str, *more: tuple[str, str]) -> Response:

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import math
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
@@ -334,7 +335,9 @@ class Pool:
         """An instance became ready, or has ended."""
         if instance.state is State.READY:
             self._starting.now -= 1
+            sys.stderr.write(f"{instance.name}  ready after {instance.ready_ms or 0:.0f} ms\n")
         else:
+            sys.stderr.write(f"{instance.name}  {instance.said}\n")
             if instance.ready_ms is None:
                 self._starting.now -= 1
             self.instances.remove(instance)

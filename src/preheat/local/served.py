@@ -15,7 +15,7 @@ from ..principals import Principals
 from .functions import Found
 from .instance import Instance, State, UnsentError
 from .limits import Limits
-from .messages import Request, Response, refusal, request_bytes
+from .messages import Request, Response, placed, refusal, request_bytes
 from .pool import Options, Pool, Starting
 from .records import Records
 from .starts import Fresh, Starter
@@ -72,10 +72,11 @@ class Served:
         if not self.isolated:
             self._pool("")
 
-    async def answer(self, request: Request, path: str) -> Response:
-        """The answer to a request, an instance's or the gateway's own; counted by its outcome."""
+    async def answer(self, request: Request, path: str, prefix: str = "") -> Response:
+        """The answer to a request, an instance's or the gateway's own; counted by its outcome. ``path``: as
+        the function knows it; ``prefix``: what stands before it at the gateway."""
         try:
-            response = await self._answer(request, path)
+            response = placed(await self._answer(request, path, prefix), prefix)
         except PreheatError as error:
             response = refusal(error)
             self.problems.appendleft(Problem(time.time(), response.status, error.code, str(error)))
@@ -97,7 +98,7 @@ class Served:
             if self.isolated and unused and time.monotonic() >= pool.retry_at:
                 del self.pools[tenant]
 
-    async def _answer(self, request: Request, path: str) -> Response:
+    async def _answer(self, request: Request, path: str, prefix: str) -> Response:
         headers = request.lowered()
         until_ns = request.arrived_ns + int(self.found.settings.timeout * 1e9)
         asked = HttpRequest("", path, headers, b"", request.arrived_ns)
@@ -117,7 +118,7 @@ class Served:
             except FailedStartError as error:
                 raise lost or error from None  # what is told is that it may have run
             try:
-                response = await self._ask(pool, instance, request, path, until)
+                response = await self._ask(pool, instance, request, path, prefix, until)
             except UnsentError:
                 continue
             except (CrashedError, FailedStartError) as error:
@@ -147,13 +148,13 @@ class Served:
         return await place
 
     async def _ask(
-        self, pool: Pool, instance: Instance, request: Request, path: str, until: float
+        self, pool: Pool, instance: Instance, request: Request, path: str, prefix: str, until: float
     ) -> Response:
         left_s = until - time.monotonic()
         if left_s <= 0:
             pool.release(instance)
             raise TimedOutError("the request's time was up before it was sent to an instance")
-        data = request_bytes(request, path, left_s)
+        data = request_bytes(request, path, prefix, left_s)
         sent = asyncio.ensure_future(instance.ask(data, left_s + SLACK_S, head=request.method == b"HEAD"))
         # The place is taken until the instance has answered, even where the client has left.
         sent.add_done_callback(lambda done: pool.release(instance, good=_good(done)))

@@ -172,9 +172,16 @@ def rollback(location: str, alias: str, *, timeout_s: float, sign: Signer | None
         raise StoreError(f"{reference}@{alias} does not exist", code="not_found")
     if not before.alias.history:
         raise StoreError(
-            f"{reference}@{alias} has named no version but {before.alias.version[:12]}", code="no_history"
+            f"{reference}@{alias} named nothing before {before.alias.version[:12]} that it could go back to: "
+            "`preheat promote` names a version",
+            code="no_history",
         )
     *history, version = before.alias.history
+    if bucket.head(version_key(reference.name, version)) is None:
+        raise MissingError(
+            f"{reference}@{alias} named {version[:12]} before, which was removed since: `preheat promote` "
+            "names another version"
+        )
     with _whole(bucket, reference.name, version) as digest:
         if sign is not None:
             sign_version(bucket, reference.name, version, digest, sign)

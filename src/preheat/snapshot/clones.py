@@ -60,6 +60,7 @@ class _ForkServer:
         self._template = template
         self._environ = environ
         self._stopping = False
+        self._clones: set[int] = set()
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._woken, False)
         os.set_blocking(self._wake, False)
@@ -91,8 +92,11 @@ class _ForkServer:
             except BlockingIOError:
                 continue
             except ConnectionResetError:
-                break
-            if not data:  # nobody asks any more; the clones go on
+                data, descriptors = b"", []
+            if not data:
+                if not self._stopping:  # whoever asked is gone, and told nobody to go on
+                    for pid in self._clones:
+                        os.kill(pid, signal.SIGTERM)
                 break
             self._answer(data, descriptors, time.perf_counter_ns())
         return 0
@@ -114,6 +118,7 @@ class _ForkServer:
                 raise UsageError("the template has more than one thread now, and cannot be forked")
             instance = os.urandom(8).hex()
             pid = self._fork(listener, environ, instance, began_ns)
+            self._clones.add(pid)
             _tell(self._control, what="cloned", pid=pid, instance=instance)
         except PreheatError as error:
             _tell(self._control, what="refused", error=str(error), code=error.code)
@@ -175,6 +180,7 @@ class _ForkServer:
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 if not pid:
                     return
+                self._clones.discard(pid)
                 _tell(self._control, what="ended", pid=pid, status=os.waitstatus_to_exitcode(status))
 
     def _signalled(self, number: int, _frame: FrameType | None) -> None:

@@ -12,7 +12,8 @@ from it     ``ready`` (location, version, report), or ``failed`` (error, code), 
 ==========  ==========================================================================================
 
 Clones are the template's children. Where it dies they go on, and are children then of the nearest subreaper
-(PR_SET_CHILD_SUBREAPER) above it. When the socket closes, the template ends.
+(PR_SET_CHILD_SUBREAPER) above it. When the socket closes, the template
+ends; told by SIGTERM first (``close``) alone, else with its clones: whoever had asked for them is gone.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class Template:
     def __init__(self, environ: Mapping[str, str], *, output: int | None = None) -> None:
         self._environ = dict(environ)
         self._output = output
+        self._code_at = self._code()
         self._lock = RLock()
         self._control: socket.socket | None = None
         self._poll = select.epoll()
@@ -175,10 +177,12 @@ class Template:
 
     def stale(self) -> bool:
         """Whether the artifact is another one by now than the template's: its alias has moved, its folder was
-        built anew. Asks the store, so it may take seconds. Raises StoreError or ArtifactError where that
-        cannot be told: the template goes on with what it has."""
+        built anew; or the ``app.py`` was changed. Asks the store, so it may take seconds. Raises StoreError
+        or ArtifactError where that cannot be told: the template goes on with what it has."""
         if not self.ready:
             return False
+        if self._code_at != self._code():
+            return True
         from .. import manifest
         from ..settings import Settings
         from ..stores import Reference, open_store
@@ -194,6 +198,14 @@ class Template:
         else:
             found = manifest.load(place.read(manifest.FILENAME, manifest.MAX_BYTES)).version
         return found != self.version
+
+    def _code(self) -> int:
+        """When the ``app.py`` was changed last; 0 where there is none."""
+        path = self._environ.get("PREHEAT_ARTIFACT", "")
+        try:
+            return os.stat(path).st_mtime_ns if path.endswith(".py") else 0
+        except OSError:
+            return 0
 
     def close(self) -> None:
         """End the template; its clones go on, and ``ended`` still tells of them."""

@@ -164,10 +164,13 @@ def test_a_cold_scenario_needs_a_way_to_make_it_cold(load: Load) -> None:
 
 def test_a_target_that_is_not_up_cannot_be_made_cold_by_it(load: Load, out: Path) -> None:
     with answering(plain) as url:
-        done = load(COLD, url, "--cold", "up")
-    assert done.returncode == 1
-    assert "/_preheat/status answered 200; is it `preheat up`?" in done.stdout.replace("\n", " ")
-    assert out.exists()  # how the run ended is on record
+        refused(load(COLD, url, "--cold", "up"), 1, "/_preheat/status answered 200; is it `preheat up`?")
+    assert not out.exists()
+
+
+def test_a_function_that_is_not_up(gateway: tuple[str, OneInstance], load: Load, out: Path) -> None:
+    refused(load(COLD, gateway[0], "--cold", "up:nosuch"), 2, "--cold up:nosuch: only filetype are up")
+    assert not out.exists()
 
 
 def test_cold_is_confirmed_and_not_assumed(

@@ -135,9 +135,19 @@ def test_the_gateway_is_killed_and_clones_are_ended(told: Path, tmp_path: Path) 
     made = template(first)
     first.process.kill()
     first.process.wait(30)
+    assert gone([*pids, made]), "whoever forks them tells them"
     with up(tmp_path, str(told), *FORK) as gateway:
         assert gateway.predict().status == 200
-        assert gone([*pids, made])
+
+
+def test_an_edited_app_makes_another_template(told: Path, tmp_path: Path) -> None:
+    with up(tmp_path, str(told), *FORK) as gateway:
+        assert gateway.predict().status == 200
+        old = template(gateway)
+        with (told / "app.py").open("a") as app:
+            app.write("\n# edited\n")
+        assert gone([old], 30)
+        assert gateway.predict().status == 200
 
 
 def test_a_template_that_cannot_start_is_told_and_tried_again(told: Path, tmp_path: Path) -> None:

@@ -44,6 +44,22 @@ def test_functions_by_name_and_one_at_the_root(told: Path, filetype_artifact: Pa
         assert gateway.predict().status == 200
 
 
+def test_places_and_pages_are_the_gateways(told: Path, filetype_artifact: Path, tmp_path: Path) -> None:
+    with up(tmp_path, str(told), str(filetype_artifact)) as gateway:
+        deferred = gateway.predict(name="filetype", prefer="respond-async")
+        assert deferred.status == 202
+        place = deferred.headers["location"]
+        assert place.startswith("/filetype/v2/requests/")
+        deadline = time.monotonic() + 20
+        while (answer := gateway.request("GET", place)).status == 202:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert answer.status == 200
+        assert answer.json()["predictions"]
+        assert "/filetype/openapi.json" in gateway.request("GET", "/filetype/docs").body.decode()
+        assert "/predict" in gateway.request("GET", "/filetype/openapi.json").json()["paths"]
+
+
 def test_every_function_of_the_folder_without_arguments(told: Path, tmp_path: Path) -> None:
     (tmp_path / "functions").mkdir()
     told.rename(tmp_path / "functions" / "one")

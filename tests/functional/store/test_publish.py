@@ -84,7 +84,7 @@ def test_an_alias_is_promoted_and_rolled_back(place: Place, one: Path, two: Path
         done = succeeds(place.environ, "rollback", f"{place.root}/m", "--alias", "prod")
         assert (done["version"], done["epoch"]) == (version_of(artifact), epoch)
     line = fails(place.environ, "rollback", f"{place.root}/m", "--alias", "prod")
-    assert "has named no version but" in line
+    assert "named nothing before" in line
     found = succeeds(place.environ, "ls", place.root)
     (artifact,) = found["artifacts"]
     assert {row["version"] for row in artifact["versions"]} == {version_of(a) for a in (one, two, third)}

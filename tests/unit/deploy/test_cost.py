@@ -24,8 +24,14 @@ def test_a_month_of_plain_requests() -> None:
     found = cost.plain(ONE, PRICES, ASSUMED)
     assert found.parts["requests"] == pytest.approx(MONTH_S * 0.20e-6)
     assert found.parts["duration"] == pytest.approx(MONTH_S * 0.1 * 2 * 0.0000166667)
-    # One request a second never leaves an instance idle for minutes: what is left is the recycling.
-    assert found.cold_starts == pytest.approx(cost.busy(ONE) * MONTH_S / ASSUMED.recycled_s)
+    # The first two instances of the row never idle for minutes: what is left of them is the recycling. Of the
+    # requests 1 in 11 finds one busy, 1 in 221 two, 1 in 6,631 three (Erlang's loss formula at 0.1).
+    third, fourth = 1 / 221, 1 / 6631
+    by_hand = 2 * MONTH_S / ASSUMED.recycled_s
+    for rate in (third, fourth, fourth / 40):
+        idles = math.exp(-rate * ASSUMED.idle_s)
+        by_hand += rate * MONTH_S * idles + (1 - idles) * MONTH_S / ASSUMED.recycled_s
+    assert found.cold_starts == pytest.approx(by_hand, rel=0.002)
     assert found.parts["cold starts"] == pytest.approx(found.cold_starts * 2.0 * 2 * 0.0000166667)
     assert found.total == pytest.approx(sum(found.parts.values()))
 
@@ -58,7 +64,7 @@ def test_more_tmp_than_comes_with_it_is_paid() -> None:
     assert more - less == pytest.approx(MONTH_S * 0.1 * 0.0000000309)
 
 
-@pytest.mark.parametrize(("rate", "at_least", "at_most"), [(1e-6, 0.99, 1.0), (1.0, 0.0, 0.001)])
+@pytest.mark.parametrize(("rate", "at_least", "at_most"), [(1e-6, 0.99, 1.0), (1.0, 0.0, 0.002)])
 def test_rare_requests_all_start_cold_and_frequent_ones_hardly_ever(
     rate: float, at_least: float, at_most: float
 ) -> None:
@@ -70,6 +76,17 @@ def test_no_more_cold_starts_than_requests() -> None:
     assumed = Assumed(**{**ASSUMED._asdict(), "recycled_s": 0.001})
     assert cost.cold_starts(ONE, assumed) == ONE.rate * MONTH_S
     assert cost.cold_starts(ONE._replace(rate=0.0), ASSUMED) == 0
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.5, 1.0, 20.0])
+def test_instances_kept_ready_spare_cold_starts(rate: float) -> None:
+    load = ONE._replace(rate=rate)
+    counts = [cost.plain(load, PRICES, ASSUMED).cold_starts]
+    counts += [
+        cost.provisioned(load._replace(provisioned=n), PRICES, ASSUMED).cold_starts for n in range(1, 6)
+    ]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[-1] < counts[0]
 
 
 def test_the_break_even_of_snapstart_is_where_the_sums_are_equal() -> None:

@@ -39,6 +39,12 @@ class Up:
             time.sleep(0.05)
         return f"GET {self._url}/_preheat/status: {name} has no instance"
 
+    def check(self) -> None:
+        """Raises UsageError for a function that is not up, NotColdError where that cannot be told."""
+        functions = self._functions()
+        if (self._function or self._named()) not in functions:
+            raise UsageError(f"--cold up:{self._function}: only {', '.join(functions)} are up")
+
     def _named(self) -> str:
         functions = self._functions()
         first = self._path.strip("/").partition("/")[0]
@@ -82,4 +88,6 @@ class Up:
 
 
 def force_cold(name: str, what: str, url: str) -> Up:  # noqa: ARG001 - what every plug-in is given
-    return Up(what, url)
+    made = Up(what, url)
+    made.check()
+    return made
