@@ -21,8 +21,9 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from .adapters.messages import HttpRequest, HttpResponse
 from .adapters.observe import refused
-from .adapters.routes import HttpRequest, HttpResponse, from_error, tenant_of
+from .adapters.routes import from_error, tenant_of
 from .adapters.sockets import Sockets
 from .errors import PreheatError, UsageError
 from .function import Function, platform, quieten_libraries, target

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from preheat import Function
-from preheat.adapters.routes import HttpRequest, respond
+from preheat.adapters.messages import HttpRequest
+from preheat.adapters.routes import respond
 
 TEXTS = [
     "a cat",

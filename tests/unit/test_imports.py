@@ -143,7 +143,8 @@ import json, sys, time
 from preheat import phases
 from preheat.function import target
 from preheat.adapters.connection import Connection
-from preheat.adapters.routes import HttpRequest, respond
+from preheat.adapters.messages import HttpRequest
+from preheat.adapters.routes import respond
 function = target(sys.argv[1], {"PREHEAT_ARTIFACT": sys.argv[1], "PREHEAT_CACHE": sys.argv[2]})
 function.start(phases.PhaseClock())
 body = sys.argv[3].encode()

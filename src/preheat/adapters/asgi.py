@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidRequestError, PreheatError, TooLargeError
 from ..service import State
+from .messages import HttpRequest, HttpResponse, add_header
 from .observe import refused
-from .routes import HttpRequest, HttpResponse, add_header, from_error, match, respond
+from .routes import from_error, match, respond
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor

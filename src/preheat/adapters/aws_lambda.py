@@ -17,8 +17,9 @@ from .. import errors
 from ..phases import Phase
 from ..principals import lambda_principal, principal
 from .lambda_events import deadline_ns, event_response, foreign, held_against_limit, is_http, request_of
+from .messages import HttpRequest
 from .observe import refused
-from .routes import HttpRequest, from_error, respond
+from .routes import from_error, respond
 
 if TYPE_CHECKING:
     from ..function import Function

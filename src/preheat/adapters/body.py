@@ -8,7 +8,7 @@ from ..errors import InvalidRequestError, TooLargeError, UnsupportedMediaError
 
 if TYPE_CHECKING:
     from ..service import Service
-    from .routes import HttpRequest
+    from .messages import HttpRequest
 
 
 def read_body(service: Service, request: HttpRequest) -> bytes:

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from .routes import HttpRequest, HttpResponse
+from .messages import HttpRequest, HttpResponse
 
 if TYPE_CHECKING:
     from .asgi import App

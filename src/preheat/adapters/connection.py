@@ -13,8 +13,9 @@ import httptools
 
 from ..errors import InvalidRequestError, PreheatError, TooLargeError
 from ..service import Service, State
+from .messages import HttpRequest, HttpResponse, add_header
 from .observe import refused
-from .routes import HttpRequest, HttpResponse, add_header, from_error, respond
+from .routes import from_error, respond
 
 IDLE_S = 75.0
 """Seconds that a connection may lie idle between requests."""

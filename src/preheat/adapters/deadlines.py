@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from ..errors import InvalidRequestError
-from .routes import HttpRequest
+from .messages import HttpRequest
 
 SECONDS, GRPC = "x-preheat-timeout", "grpc-timeout"
 _SECONDS = re.compile(r"[0-9]{1,8}(\.[0-9]{1,9})?")

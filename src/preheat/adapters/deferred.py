@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING
 
 from ..answer import pack, unpack
 from ..errors import CancelledError, InvalidRequestError, NotFoundError
@@ -13,9 +12,7 @@ from ..ledger import new_fence
 from ..service import Key, Request, Service
 from . import routes
 from .keys import record_name, tenant_prefix
-
-if TYPE_CHECKING:
-    from .routes import HttpRequest, HttpResponse
+from .messages import HttpRequest, HttpResponse
 
 _KEPT = ("content-type", "content-encoding", "inference-header-content-length", "traceparent", "tracestate")
 _ID = 40
@@ -65,7 +62,7 @@ def cancel(service: Service, request: HttpRequest, values: dict[str, str]) -> Ht
         raise _unknown(values)
     if stands != called_off:
         idempotency.ledger.remove(name)
-    return routes.HttpResponse(204, routes.own(service), b"")
+    return HttpResponse(204, routes.own(service), b"")
 
 
 def _told(service: Service, name: str, *, running: bool = True, preferred: bool = False) -> HttpResponse:
@@ -78,7 +75,7 @@ def _told(service: Service, name: str, *, running: bool = True, preferred: bool 
         ("retry-after", "1"),
         *([("preference-applied", "respond-async")] if preferred else []),
     ]
-    return routes.HttpResponse(202, headers, json.dumps(document).encode())
+    return HttpResponse(202, headers, json.dumps(document).encode())
 
 
 def _name(service: Service, request: HttpRequest, values: dict[str, str]) -> str:
@@ -108,7 +105,7 @@ def _envelope(request: HttpRequest, tenant: str, traceparent: str) -> bytes:
 def _rebuild(service: Service, data: bytes) -> Request:
     line, _, body = data.partition(b"\n")
     head = json.loads(line)
-    request = routes.HttpRequest(head["method"], head["path"], head["headers"], body, 0)
+    request = HttpRequest(head["method"], head["path"], head["headers"], body, 0)
     route, values = routes.match(request.path)[request.method]
     if route.prepare is None:
         raise InvalidRequestError(f"{request.path} is no route that is answered later")

@@ -15,7 +15,8 @@ from ..errors import InvalidRequestError, SettingsError
 from ..protocol import strict_json
 from ..service import Key, Service
 from .body import read_body
-from .routes import HttpRequest, match
+from .messages import HttpRequest
+from .routes import match
 
 if TYPE_CHECKING:
     from ..bootstrap import Loaded

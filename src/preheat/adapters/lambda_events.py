@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import InvalidRequestError, TooLargeError
-from .routes import Headers, HttpRequest, HttpResponse, match
+from .messages import Headers, HttpRequest, HttpResponse
+from .routes import match
 
 Event = Mapping[str, Any]
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import NotFoundError, PreheatError
 from ..principals import lambda_principal
 from .lambda_events import deadline_ns, event_response, is_http, request_of
-from .routes import HttpResponse, from_error
+from .messages import HttpResponse
+from .routes import from_error
 
 try:
     from mangum import Mangum

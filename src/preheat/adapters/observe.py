@@ -14,7 +14,7 @@ from ..telemetry import Observation
 
 if TYPE_CHECKING:
     from ..service import Service
-    from .routes import HttpRequest, HttpResponse
+    from .messages import HttpRequest, HttpResponse
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _UNKNOWN = "_OTHER"

@@ -1,6 +1,6 @@
 """The hot routes over HTTP, whatever carries them: a request in, a response out.
 
-Every door (the server's sockets, ASGI, FastAPI, Lambda) converts to and from these two records and calls
+Every door (the server's sockets, ASGI, FastAPI, Lambda) converts to and from ``messages`` and calls
 ``respond``, so they answer alike. This is the one place where errors become statuses. Modules that bring
 numpy are imported inside the routes: liveness is answered before numpy is there.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import errors
@@ -19,35 +19,14 @@ from ..phases import StartKind
 from ..protocol import strict_json
 from ..service import Call, Request, Service, State
 from .body import read_body
+from .messages import Headers, HttpRequest, HttpResponse
 from .observe import metrics, observed
 
 if TYPE_CHECKING:
     from ..bootstrap import Loaded
     from ..tensors import Tensors
 
-Headers = list[tuple[str, str]]
 Prepare = Callable[["Loaded"], Call]
-
-
-class HttpRequest(NamedTuple):
-    method: str
-    path: str
-    """Decoded, without the query."""
-    headers: Mapping[str, str]
-    """Names in lower case."""
-    body: bytes
-    arrived_ns: int
-    """``perf_counter_ns`` when its last byte had come."""
-    principal: str = ""
-    """Who sends it, where the platform has verified that; never what a header says."""
-    deadline_ns: int = 0
-    """``perf_counter_ns`` at which its time is up, as the platform or the client says; 0: none."""
-
-
-class HttpResponse(NamedTuple):
-    status: int
-    headers: Headers
-    body: bytes
 
 
 class Route(NamedTuple):
@@ -81,13 +60,6 @@ _STATUS: tuple[tuple[type[errors.PreheatError], int, str], ...] = (
     (errors.FailedStartError, 503, "unavailable"),
     (errors.UnavailableError, 503, "shed"),
 )
-
-
-def add_header(headers: dict[str, str], name: bytes, value: bytes) -> None:
-    """Put a header, its name in lower case, among those of a request; a repeated one is joined with commas
-    (RFC 9110, 5.3)."""
-    key, text = name.decode("latin-1"), value.decode("latin-1")
-    headers[key] = f"{headers[key]}, {text}" if key in headers else text
 
 
 def match(path: str) -> dict[str, tuple[Route, dict[str, str]]]:

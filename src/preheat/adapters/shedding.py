@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ..errors import PreheatError
 from ..service import Service
+from .messages import HttpRequest, HttpResponse
 from .observe import observed
-from .routes import HttpRequest, HttpResponse, Route, from_error, tenant_of
+from .routes import Route, from_error, tenant_of
 
 
 def shed_early(service: Service, request: HttpRequest, route: Route) -> HttpResponse | None:

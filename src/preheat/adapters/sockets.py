@@ -22,7 +22,8 @@ from ..errors import ShedError
 from ..service import Service
 from ..workers import Workers
 from .connection import Connection, Next
-from .routes import HttpRequest, HttpResponse, match
+from .messages import HttpRequest, HttpResponse
+from .routes import match
 from .shedding import shed_early
 
 MAX_CONNECTIONS = 1024

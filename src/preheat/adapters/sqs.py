@@ -16,7 +16,8 @@ from typing import Any
 from ..errors import InvalidRequestError
 from ..principals import principal
 from ..service import Service
-from .routes import HttpRequest, respond
+from .messages import HttpRequest
+from .routes import respond
 
 RESERVE_S = 0.5
 """Seconds that are kept for telling the platform what came of the batch."""

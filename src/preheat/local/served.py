@@ -9,7 +9,7 @@ from collections import Counter, deque
 from typing import NamedTuple
 
 from ..adapters import deadlines
-from ..adapters.routes import HttpRequest
+from ..adapters.messages import HttpRequest
 from ..errors import CrashedError, FailedStartError, PreheatError, TimedOutError, UnavailableError
 from ..principals import Principals
 from .functions import Found

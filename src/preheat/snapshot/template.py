@@ -150,7 +150,8 @@ def threads_now() -> int:
 def _answer_once(function: Function) -> None:
     """Answer the recorded request: what a first answer loads and allocates is there in each copy."""
     from ..adapters import deferred, keys  # noqa: F401 - loaded, not used
-    from ..adapters.routes import HttpRequest, respond
+    from ..adapters.messages import HttpRequest
+    from ..adapters.routes import respond
     from ..protocol import openai, v2  # noqa: F401
 
     loaded = function.service.current

@@ -3,7 +3,7 @@
 import pytest
 
 from preheat.adapters.deadlines import shortest
-from preheat.adapters.routes import HttpRequest
+from preheat.adapters.messages import HttpRequest
 from preheat.errors import InvalidRequestError
 
 ARRIVED = 1_000_000_000

@@ -1,0 +1,36 @@
+"""A request and a response as every door and every route knows them, whatever carried them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+Headers = list[tuple[str, str]]
+
+
+class HttpRequest(NamedTuple):
+    method: str
+    path: str
+    """Decoded, without the query."""
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    body: bytes
+    arrived_ns: int
+    """``perf_counter_ns`` when its last byte had come."""
+    principal: str = ""
+    """Who sends it, where the platform has verified that; never what a header says."""
+    deadline_ns: int = 0
+    """``perf_counter_ns`` at which its time is up, as the platform or the client says; 0: none."""
+
+
+class HttpResponse(NamedTuple):
+    status: int
+    headers: Headers
+    body: bytes
+
+
+def add_header(headers: dict[str, str], name: bytes, value: bytes) -> None:
+    """Put a header, its name in lower case, among those of a request; a repeated one is joined with commas
+    (RFC 9110, 5.3)."""
+    key, text = name.decode("latin-1"), value.decode("latin-1")
+    headers[key] = f"{headers[key]}, {text}" if key in headers else text
