@@ -68,7 +68,8 @@ class Served:
             )
         self._modes = found.settings.idempotency_modes()
         self.isolated = found.settings.isolate == "tenant"
-        self._principals = Principals.from_settings(found.settings) if self.isolated else None
+        principals = Principals.from_settings(found.settings)  # what is wrong with the keys is told now
+        self._principals = principals if self.isolated else None
         if not self.isolated:
             self._pool("")
 

@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from preheat.measure.client import free_port
 from preheat.server import listen
 
 from ...conftest import ROOT
@@ -230,9 +231,9 @@ def test_sigterm_during_a_start_and_a_second_signal(told: Path, tmp_path: Path) 
 
 
 def test_wrong_use_is_told_in_words(told: Path, tmp_path: Path) -> None:
-    def said(*arguments: str) -> str:
+    def said(*arguments: str, **more: str) -> str:
         command = [sys.executable, "-m", "preheat", "up", *arguments, "--state", str(tmp_path / "state")]
-        environ = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+        environ = {**os.environ, "PYTHONPATH": str(ROOT / "src"), **more}
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=environ)
         assert done.returncode == 2, done
         assert "Traceback" not in done.stderr
@@ -248,6 +249,8 @@ def test_wrong_use_is_told_in_words(told: Path, tmp_path: Path) -> None:
     assert "both called 'told'" in said(str(told), str(told / "app.py"))
     assert "holds neither app.py nor manifest.json" in said(str(tmp_path))
     assert "no folder and no app.py" in said(str(ROOT / "README.md"))
+    port = str(free_port())
+    assert "/nowhere" in said(str(told), "--port", port, PREHEAT_API_KEYS="/nowhere")
     assert "--start must be one of" in said(str(told), "--start", "magic")
     assert "--min must not be above --max" in said(str(told), "--min", "9")
     assert "--target must be above 0" in said(str(told), "--target", "0")
