@@ -332,7 +332,7 @@ def test_what_lies_in_a_store_is_tried_and_measured(
     (row,) = measured["rows"]
     assert (measured["target"], row["correct"], row["samples"]) == (target, True, 2)
     assert row["floor_wrong"] == []
-    assert row["floor_ms"]["median"] < row["total_ms"]["median"]
+    assert 0 < row["floor_ms"]["min"] < row["total_ms"]["max"]
     forced = succeeds(environ, "measure", target, "--rounds", "1", "--variant", "portable")
     assert forced["rows"][0]["variant"] == "portable"
 

@@ -138,9 +138,7 @@ def test_what_does_not_exist(place: Place, artifact: Path, tmp_path: Path) -> No
         (f"m@sha256:{'0' * 64}", "does not exist"),
     ):
         assert said in fails(place.environ, "pull", f"{place.root}/{which}", out)
-    assert "has named no version but" in fails(
-        place.environ, "rollback", f"{place.root}/m", "--alias", "prod"
-    )
+    assert "named nothing before" in fails(place.environ, "rollback", f"{place.root}/m", "--alias", "prod")
     assert "there is no alias 'live'" in fails(
         place.environ, "rollback", f"{place.root}/m", "--alias", "live"
     )
