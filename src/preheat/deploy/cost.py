@@ -9,7 +9,8 @@ what is taken for it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count, islice
 from typing import Any, NamedTuple
 
 from ..errors import UsageError
@@ -69,16 +70,13 @@ def busy(load: Load) -> int:
 def cold_starts(load: Load, assumed: Assumed, ready: int = 0) -> float:
     """Cold starts a month of the instances on demand: after idleness, and when they are recycled. ``ready``:
     how many stand before them in the row and are never started."""
-    mean, reaches, found = load.rate * load.request_s, load.rate, 0.0
-    blocked = 1.0
-    for place in range(1, MOST + ready):
+    found = 0.0
+    for blocked in islice(_blocked(load.rate * load.request_s), ready, None):
+        reaches = load.rate * blocked
         if reaches * MONTH_S < 1e-3:
             break
-        if place > ready:
-            idles = math.exp(-reaches * assumed.idle_s)
-            found += reaches * MONTH_S * idles + (1 - idles) * MONTH_S / assumed.recycled_s
-        blocked = mean * blocked / (place + mean * blocked)
-        reaches = load.rate * blocked
+        idles = math.exp(-reaches * assumed.idle_s)
+        found += reaches * MONTH_S * idles + (1 - idles) * MONTH_S / assumed.recycled_s
     return min(found, load.rate * MONTH_S)
 
 
@@ -113,7 +111,7 @@ def snapstart(load: Load, prices: Prices, assumed: Assumed) -> Way:
 def provisioned(load: Load, prices: Prices, assumed: Assumed) -> Way:
     """Instances kept ready. What they cannot take runs on demand: its share by Poisson's law."""
     instances = load.provisioned or busy(load)
-    spilt = _spilt(load.rate * load.request_s, instances)
+    spilt = next(islice(_blocked(load.rate * load.request_s), instances, None))
     ready, over = load._replace(rate=load.rate * (1 - spilt)), load._replace(rate=load.rate * spilt)
     colds = cold_starts(load, assumed, instances)
     running = _running(ready, prices, prices.provisioned_duration)
@@ -194,12 +192,13 @@ def _running(load: Load, prices: Prices, duration: float) -> dict[str, float]:
     }
 
 
-def _spilt(mean: float, instances: int) -> float:
-    """The share of requests that find every instance busy (Erlang's loss formula, by its recurrence)."""
-    blocked = 1.0
-    for servers in range(1, instances + 1):
-        blocked = mean * blocked / (servers + mean * blocked)
-    return blocked if mean > 0 else 0.0
+def _blocked(mean: float) -> Iterator[float]:
+    """The shares of requests that find none, one, two … instances all busy (Erlang's loss formula, by its
+    recurrence)."""
+    blocked = 1.0 if mean > 0 else 0.0
+    for instances in count(1):
+        yield blocked
+        blocked = mean * blocked / (instances + mean * blocked)
 
 
 def _gb(load: Load) -> float:
