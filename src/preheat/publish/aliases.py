@@ -177,11 +177,6 @@ def rollback(location: str, alias: str, *, timeout_s: float, sign: Signer | None
             code="no_history",
         )
     *history, version = before.alias.history
-    if bucket.head(version_key(reference.name, version)) is None:
-        raise MissingError(
-            f"{reference}@{alias} named {version[:12]} before, which was removed since: `preheat promote` "
-            "names another version"
-        )
     with _whole(bucket, reference.name, version) as digest:
         if sign is not None:
             sign_version(bucket, reference.name, version, digest, sign)
@@ -195,11 +190,15 @@ def _whole(bucket: Bucket, name: str, version: str) -> Iterator[str]:
     MissingError where a collector was faster, StoreError where a part is lost."""
     from .upload import missing
 
-    manifest, data = read_version(bucket, name, version)
+    removed = MissingError(f"{name}@{version[:12]} was removed: `preheat promote` names another version")
+    try:
+        manifest, data = read_version(bucket, name, version)
+    except MissingError as error:
+        raise removed from error
     blobs = {file.sha256: file for file in manifest.files}
     with keeping(bucket, name, version, blobs):
         if bucket.head(version_key(name, version)) is None:
-            raise MissingError(f"{name}@{version[:12]} was removed meanwhile")
+            raise removed
         lost = missing(bucket, list(blobs.values()))
         if lost:
             raise StoreError(

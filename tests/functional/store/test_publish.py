@@ -128,6 +128,20 @@ def test_garbage_goes_and_what_is_named_stays(place: Place, one: Path, two: Path
         succeeds(place.environ, "pull", f"{place.root}/m@{version}", tmp_path / "pulled")
 
 
+def test_a_rollback_to_what_was_removed_says_so(folder: Place, one: Path, two: Path, tmp_path: Path) -> None:
+    third = make_artifact(tmp_path / "three", weights=b"three")
+    for artifact in (one, two, third):
+        succeeds(folder.environ, "publish", artifact, f"{folder.root}/m", "--alias", "prod")
+    gone = succeeds(folder.environ, "gc", folder.root, "--grace-hours", "0", "--keep", "1")["versions"]
+    assert gone == [f"m@{version_of(one)[:12]}"]
+    back = ("rollback", f"{folder.root}/m", "--alias", "prod")
+    assert succeeds(folder.environ, *back)["version"] == version_of(two)
+    assert f"{gone[0]} was removed: `preheat promote` names another version" in fails(folder.environ, *back)
+    assert succeeds(folder.environ, "ls", folder.root)["artifacts"][0]["aliases"][0]["version"] == version_of(
+        two
+    )
+
+
 def test_garbage_stays_while_a_version_cannot_be_read(folder: Place, one: Path, two: Path) -> None:
     for artifact in (one, two):
         succeeds(folder.environ, "publish", artifact, f"{folder.root}/m")
