@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import ArtifactError, UsageError
+from ..errors import UsageError
 from .root import Json, app, show
 
 
@@ -31,6 +31,7 @@ def serve(
     import os
 
     from ..settings import Settings
+    from ..stores import open_store
 
     environ = {**os.environ, "PREHEAT_ARTIFACT": target}
     if port is not None:
@@ -38,10 +39,8 @@ def serve(
     if host is not None:
         environ["PREHEAT_HOST"] = host
     shown = Settings.from_environ(environ)
-    if "://" not in target and not os.path.exists(target):
-        raise ArtifactError(
-            f"the artifact {target} does not exist; make one with `preheat build SOURCE -o {target}`"
-        )
+    if not target.endswith(".py"):
+        open_store(target)  # what is no artifact's place is told before anything is said of serving it
     sys.stderr.write(
         f"serving {target} on http://{shown.host}:{shown.port} (/docs, /coldstart); Ctrl-C ends it\n"
     )

@@ -18,10 +18,7 @@ PICTURES = os.environ.get("PICTURES")
 
 @pytest.fixture
 def page(tmp_path: Path) -> Iterator[Page]:
-    program = chromium.browser()
-    if program is None:
-        pytest.skip(f"no browser: none of {', '.join(chromium.NAMES)} is on PATH, and CHROMIUM names none")
-    with chromium.page(program, tmp_path / "profile") as found:
+    with chromium.page(chromium.browser(), tmp_path / "profile") as found:
         yield found
 
 
