@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import PreheatError, UsageError
 from ..measure.client import free_port
-from ..measure.start import stop
+from ..measure.start import last_line, stop
 
 PARENT = "LOADTEST_PARENT"
 """Names the process with which a worker of this host ends."""
@@ -140,9 +140,7 @@ class Generator:
                 return line
 
     def _last_words(self) -> str:
-        self._printed.seek(0)
-        lines = [line.strip() for line in self._printed.read().decode(errors="replace").splitlines()]
-        return next((line[:300] for line in reversed(lines) if line), "it printed nothing")
+        return last_line(self._printed) or "it printed nothing"
 
 
 def _place(bind: str) -> tuple[str, int]:

@@ -20,7 +20,7 @@ from ..errors import PreheatError
 from ..snapshot import criu
 from ..snapshot.forkserver import Clone, Template
 from .client import HOST, read_response
-from .start import START_S, STOP_S, Contender, Start, ask_for_phases, pss_mib
+from .start import START_S, STOP_S, Contender, Start, ask_for_phases, expect_ok, pss_mib
 
 KINDS = ("fresh", "fork", "criu")
 
@@ -75,10 +75,7 @@ def fork_once(template: Template, contender: Contender) -> Start:
             response = read_response(client, deadline=time.monotonic() + START_S)
             end = time.perf_counter_ns()
             pss = pss_mib(clone.pid)
-            if response.status != 200:
-                raise ValueError(
-                    f"it answered {response.status}, {response.body[:300].decode(errors='replace')}"
-                )
+            expect_ok(response)
             coldstart = ask_for_phases(port, contender)
         except (OSError, ValueError, PreheatError) as error:
             problem = str(error) or type(error).__name__

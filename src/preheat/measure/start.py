@@ -86,10 +86,7 @@ def cold_start(contender: Contender) -> Start:
                 end = time.perf_counter_ns()
                 response = contender.unwrap(response)
             pss = pss_mib(process.pid)
-            if response.status != 200:
-                raise ValueError(
-                    f"it answered {response.status}, {response.body[:300].decode(errors='replace')}"
-                )
+            expect_ok(response)
             if contender.phases:
                 coldstart = ask_for_phases(port, contender)
         except (OSError, ValueError) as error:
@@ -106,14 +103,22 @@ def cold_start(contender: Contender) -> Start:
 
 def spawn(contender: Contender, port: int, printed: IO[bytes]) -> subprocess.Popen[bytes]:
     """Start a contender on a port; what it prints goes to a file."""
-    other = str(free_port())
     return subprocess.Popen(
-        [part.replace(PORT, str(port)).replace(OTHER_PORT, other) for part in contender.command],
+        placed(contender.command, port),
         env={**contender.environ, "PORT": str(port)},
         stdin=subprocess.DEVNULL,
         stdout=printed,
         stderr=subprocess.STDOUT,
     )
+
+
+def placed(command: Sequence[str], port: int) -> list[str]:
+    """A command with its ports in place of PORT and OTHER_PORT."""
+    words = [word.replace(PORT, str(port)) for word in command]
+    if any(OTHER_PORT in word for word in words):  # else none is looked for: a start's time runs
+        other = str(free_port())
+        words = [word.replace(OTHER_PORT, other) for word in words]
+    return words
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
@@ -162,6 +167,12 @@ def pss_mib(pid: int) -> float | None:
     return None
 
 
+def expect_ok(response: Response) -> None:
+    """Raises ValueError for any other status than 200."""
+    if response.status != 200:
+        raise ValueError(f"it answered {response.status}, {response.body[:300].decode(errors='replace')}")
+
+
 def children(pid: int) -> list[int]:
     """The processes that any thread of a process has started; none where the kernel does not tell."""
     found: list[int] = []
@@ -173,10 +184,15 @@ def children(pid: int) -> list[int]:
 
 def last_words(status: int, printed: IO[bytes]) -> str:
     """How a process ended, and the last line that it printed."""
+    line = last_line(printed)
+    ended = f"it was ended by signal {-status}" if status < 0 else f"it exited with {status}"
+    return f"{ended}: {line}" if line else f"{ended} and printed nothing"
+
+
+def last_line(printed: IO[bytes]) -> str:
+    """The last line that a process printed, but for what it logs as JSON, which is not the reason of its end;
+    empty for none."""
     size = printed.seek(0, os.SEEK_END)
     printed.seek(max(size - 65536, 0))
-    lines = [line.strip() for line in printed.read().decode(errors="replace").splitlines() if line.strip()]
-    # What the server logs as JSON is not the reason of its end.
-    lines = [line for line in lines if not line.startswith("{")]
-    ended = f"it was ended by signal {-status}" if status < 0 else f"it exited with {status}"
-    return f"{ended}: {lines[-1][:500]}" if lines else f"{ended} and printed nothing"
+    lines = [line.strip() for line in printed.read().decode(errors="replace").splitlines()]
+    return next((line[:500] for line in reversed(lines) if line and line[0] != "{"), "")

@@ -21,6 +21,7 @@ from ..errors import PreheatError, UsageError
 from ..measure import target
 from ..measure.client import Response
 from ..measure.lambda_runtime import answer, http_event, lambda_environ
+from ..measure.start import last_line
 from ..measure.summary import summary
 from . import findings
 from .findings import Finding
@@ -219,10 +220,7 @@ class Process:
         self._said.put({"what": "gone"})
 
     def _last_words(self) -> str:
-        self._printed.seek(0)
-        lines = self._printed.read().decode(errors="replace").split("\n")
-        lines = [line.strip() for line in lines if line.strip() and line[0] != "{"]
-        return lines[-1][:500] if lines else "it printed nothing"
+        return last_line(self._printed) or "it printed nothing"
 
 
 def _environ(environ: Mapping[str, str], app: str, address: str, folder: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ import pytest
 
 from preheat.measure.client import connect, free_port, read_response
 from preheat.measure.lambda_runtime import command, find_rie, http_event, invocation, lambda_environ
-from preheat.measure.start import OTHER_PORT, PORT, stop
+from preheat.measure.start import placed, stop
 
 from ...conftest import ROOT
 
@@ -30,10 +30,7 @@ class Emulated:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PREHEAT_", "AWS_"))}
         settings = {**inherited, "PREHEAT_CACHE": str(cache), **environ}
         rie = find_rie("", {"LAMBDA_RIE": os.environ.get("LAMBDA_RIE", "")})
-        ports = {PORT: str(self.port), OTHER_PORT: str(free_port())}
-        words = command(rie, str(app))
-        for name, port in ports.items():
-            words = tuple(word.replace(name, port) for word in words)
+        words = placed(command(rie, str(app)), self.port)
         self.process = subprocess.Popen(
             words, env=lambda_environ(settings, str(app)), stdout=self._printed, stderr=subprocess.STDOUT
         )
