@@ -6,7 +6,6 @@ runs goes to ``out/bench/poisson.html``.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
 import sys
@@ -100,6 +99,5 @@ def _load(scenario: Path, url: str, label: str, out: Path) -> None:
         [*command, "-o", str(out)], env=server_environ(), capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        with contextlib.suppress(IndexError):
-            raise EngineError(f"the load test failed: {done.stderr.splitlines()[-1]}")
-        raise EngineError("the load test failed and said nothing")
+        last = (done.stderr.splitlines() or ["it said nothing"])[-1]
+        raise EngineError(f"the load test failed: {last}")

@@ -84,7 +84,7 @@ def load() -> Tables:
 def prices(tables: Tables, region: str, architecture: str, path: str | None = None) -> Prices:
     """A region's prices; ``path``: a TOML file of one's own, with ``[source]`` and ``[regions.NAME]`` as in
     the package's. Raises UsageError that names the regions or the field."""
-    document, where = (tables.document, "the price table") if path is None else (_own(path), path)
+    document, where = (tables.document, "the price table") if path is None else (read(path), path)
     regions = document.get("regions")
     if not isinstance(regions, dict) or region not in regions:
         known = ", ".join(regions) if isinstance(regions, dict) and regions else "none"
@@ -111,7 +111,8 @@ def prices(tables: Tables, region: str, architecture: str, path: str | None = No
     )
 
 
-def _own(path: str) -> dict[str, Any]:
+def read(path: str) -> dict[str, Any]:
+    """A TOML file. Raises UsageError."""
     try:
         with open(path, "rb") as file:
             return tomllib.load(file)

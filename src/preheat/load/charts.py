@@ -66,7 +66,7 @@ def _thin(values: Any, shares: Any, most: int = 1500) -> tuple[Any, Any]:
 
 def over_time(key: str, run: Run, counts: Mapping[str, Any]) -> str:
     """Every answer's latency at its intended moment, and below how many instances answered."""
-    final = [one for one in run.samples if one.final]
+    final = run.final
     shown = _some(final)
     named = bool(counts["counts"])
 

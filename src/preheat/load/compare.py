@@ -102,7 +102,7 @@ def _failed(
 ) -> dict[str, Any]:
     counts = []
     for run in (base, new):
-        final = [one for one in run.samples if one.final]
+        final = run.final
         counts.append((sum(not one.good for one in final), len(final)))
     row: dict[str, Any] = {"what": "failed", "unit": "share", "samples": [of for _, of in counts]}
     if min(of for _, of in counts) < LEAST:
@@ -136,7 +136,8 @@ def cause(
     """The phase that grew most among the samples around the quantile, by means: ``name``, ``grew_ms``
     ``[value, low, high]``, and its share of the whole growth. Only one whose interval lies above 0; ``name``
     is ``not told by the server`` where none does."""
-    before, after = figures.phases(_around(old, q)), figures.phases(_around(now, q))
+    old, now = _around(old, q), _around(now, q)
+    before, after = figures.phases(old), figures.phases(now)
     grown: dict[str, list[float]] = {}
     for name in after:
         if name == "first_request":  # a part of wait and run, told twice
@@ -157,8 +158,7 @@ def cause(
         # Waiting for a start holds its phases: the one of them that explains most of the wait is the cause.
         inner = [name for name in grown if name not in AROUND and grown[name][0] >= grown[found][0] / 2]
         found = max(inner, key=lambda name: grown[name][0], default=found)
-    whole = float(np.mean([one.client_ms for one in _around(now, q)]))
-    whole -= float(np.mean([one.client_ms for one in _around(old, q)]))
+    whole = float(np.mean([one.client_ms for one in now]) - np.mean([one.client_ms for one in old]))
     return {
         "name": found,
         "grew_ms": grown[found],
@@ -170,7 +170,7 @@ def _outcome(base: Run, new: Run) -> Mapping[str, Any]:
     """The outcome whose share rose most."""
     shares = []
     for run in (base, new):
-        final = [one for one in run.samples if one.final]
+        final = run.final
         shares.append(
             {name: sum(one.outcome == name for one in final) / len(final) for name in _outcomes(final)}
         )

@@ -6,7 +6,6 @@ import tomllib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..deploy import aws_tables
@@ -55,15 +54,10 @@ def table(path: str | None = None) -> Table:
     """The package's prices, or a file's of one's own. Raises UsageError that names the machine and the
     field."""
     where = path or "the price table"
-    try:
-        text = (
-            Path(path).read_text("utf-8") if path else (files(__package__) / "prices.toml").read_text("utf-8")
-        )
-        document = tomllib.loads(text)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not TOML: {error}") from None
+    if path:
+        document = aws_tables.read(path)
+    else:
+        document = tomllib.loads((files(__package__) / "prices.toml").read_text("utf-8"))
     rows, source = document.get("instances"), document.get("source", {})
     if not isinstance(rows, dict) or not rows or not isinstance(source, dict):
         raise UsageError(f"{where} has no table [instances.NAME]")
@@ -85,10 +79,7 @@ def _machine(name: str, row: object, where: str) -> Machine:
         raise UsageError(f"{where} must be a table")
     prices = {}
     for field in ("busy_hour", "idle_hour", "request", "kept_s"):
-        value = row.get(field)
-        prices[field] = (
-            0.0 if value == 0 and value is not False else checked(value, f"{where}: {field}", 0.0, 1e9)
-        )
+        prices[field] = checked(row.get(field), f"{where}: {field}", 0.0, 1e9, zero=True)
     return Machine(
         name, str(row.get("about", "")), str(row.get("source", "")), gpu=row.get("gpu") is True, **prices
     )
@@ -96,7 +87,7 @@ def _machine(name: str, row: object, where: str) -> Machine:
 
 def costs(run: Run, prices: Table, on_lambda: Lambda) -> list[dict[str, Any]]:
     """A row for each way to pay: dollars of the run by part, a thousand requests and a thousand good ones."""
-    final = [one for one in run.samples if one.final]
+    final = run.final
     rows = [_on_lambda(run, on_lambda)]
     for machine in prices.machines:
         used = usage(run, machine.kept_s)

@@ -51,11 +51,17 @@ class Fields:
         return value
 
     def number(
-        self, name: str, default: Any = _NOTHING, *, least: float = 0.0, most: float = math.inf
+        self,
+        name: str,
+        default: Any = _NOTHING,
+        *,
+        least: float = 0.0,
+        most: float = math.inf,
+        zero: bool = False,
     ) -> float:
-        """A finite number of at least ``least``; 0 is no rate and no duration, so above 0 where least is
-        0."""
-        return checked(self.raw(name, default), f"{self.where}: {name}", least, most)
+        """A finite number of at least ``least``; 0 is no rate and no duration, so above 0 where least is 0,
+        unless ``zero``."""
+        return checked(self.raw(name, default), f"{self.where}: {name}", least, most, zero=zero)
 
     def whole(self, name: str, default: Any = _NOTHING, *, least: int = 0, most: int = 10**9) -> int:
         value = self.raw(name, default)
@@ -88,11 +94,12 @@ class Fields:
             raise UsageError(f"{self.where}: {unknown[0]} is not known here{hint}")
 
 
-def checked(value: object, what: str, least: float, most: float) -> float:
+def checked(value: object, what: str, least: float, most: float, *, zero: bool = False) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise UsageError(f"{what} must be a number, not {value!r}")
-    if value < least or value > most or (value == 0 and least == 0):
-        bound = "above 0" if least == 0 else f"at least {least:g}"
+    above = least == 0 and not zero
+    if value < least or value > most or (value == 0 and above):
+        bound = "above 0" if above else f"at least {least:g}"
         raise UsageError(
             f"{what} must be {bound}{f' and at most {most:g}' if most < math.inf else ''}, not {value:g}"
         )

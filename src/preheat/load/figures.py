@@ -19,7 +19,7 @@ def summary(run: Run) -> dict[str, Any]:
     """One document: every latency in milliseconds, each figure ``[value, low, high]`` with its 95 %
     interval."""
     chance = intervals.generator()
-    final = [one for one in run.samples if one.final]
+    final = run.final
     good = [one for one in final if one.good]
     objective = float(run.head["scenario"]["objective_ms"])
     within = sum(one.client_ms <= objective for one in good)
@@ -172,7 +172,7 @@ def _by(samples: Iterable[Sample], key: Any) -> list[tuple[str, list[Sample]]]:
 def outcomes_over_time(run: Run, bins: int = 60) -> tuple[float, Mapping[str, list[int]]]:
     """Seconds of a bin, and the count of each outcome in each, good ones first."""
     step = max(run.seconds / bins, 0.5)
-    final = [one for one in run.samples if one.final]
+    final = run.final
     every = int(max((one.at_s for one in final), default=0.0) / step) + 1
     names = sorted({one.outcome for one in final}, key=lambda outcome: (outcome != GOOD, outcome))
     counts = {outcome: [0] * every for outcome in names}

@@ -29,6 +29,11 @@ class Run(NamedTuple):
         return str(self.head.get("label") or self.head["scenario"]["name"])
 
     @property
+    def final(self) -> list[Sample]:
+        """The last attempt of each request."""
+        return [one for one in self.samples if one.final]
+
+    @property
     def seconds(self) -> float:
         """From the first intended moment's run beginning to its end."""
         last = max((one.at_s + one.client_ms / 1e3 for one in self.samples), default=0.0)

@@ -7,11 +7,11 @@ import binascii
 import hashlib
 import json
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..deploy.aws_tables import read
 from ..errors import UsageError
 from .fields import Fields
 from .traces import replayed
@@ -101,14 +101,7 @@ class Scenario(NamedTuple):
 
 def load(path: str) -> Scenario:
     """Read a scenario. Raises UsageError that names the file, the table and the field."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        document = tomllib.loads(text)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not TOML: {error}") from None
-    return _scenario(document, path)
+    return _scenario(read(path), path)
 
 
 def _scenario(document: Mapping[str, Any], path: str) -> Scenario:
@@ -126,7 +119,7 @@ def _scenario(document: Mapping[str, Any], path: str) -> Scenario:
         connections=top.whole("connections", 1000, least=1, most=60_000),
         objective_ms=top.number("objective_ms", 1000.0),
         keys=keys.flag("each", False),
-        duplicates=float(keys.raw("duplicates", 0) and keys.number("duplicates", most=1.0)),
+        duplicates=keys.number("duplicates", 0.0, most=1.0, zero=True),
         retry=Retry(
             retry.whole("most", 0, most=20),
             retry.number("wait_s", 0.5),

@@ -22,7 +22,6 @@ class Arrival(NamedTuple):
 class Segment(NamedTuple):
     number: int
     step: Step
-    repetition: int
     rate: float
     """Of the arrivals, or requests at once; 0 where the step has none."""
     seconds: float
@@ -36,14 +35,14 @@ def segments(scenario: Scenario) -> Iterator[Segment]:
     chance = random.Random(scenario.seed)  # noqa: S311 - a schedule that can be repeated, no secret
     number = first = 0
     for step in scenario.steps:
-        for repetition in range(step.repeat):
+        for _ in range(step.repeat):
             for rate in step.rates or (0.0,):
                 times = list(_times(step, rate, chance))
                 payloads = list(step.chosen) or _mix(scenario, len(times), chance)
                 arrivals = list(_arrivals(scenario, times, payloads, first, chance))
                 seconds = step.seconds / max(len(step.rates), 1)
                 order = _mix(scenario, 997, chance) if step.closed else ()
-                yield Segment(number, step, repetition, rate, seconds, arrivals, order)
+                yield Segment(number, step, rate, seconds, arrivals, order)
                 number, first = number + 1, first + len(arrivals)
 
 

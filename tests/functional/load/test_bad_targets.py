@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from ...servers import free_port
+from preheat.measure.client import free_port
+
 from ..test_measure import preheat
 from .conftest import Load
 from .servers import OneInstance, Reply, answering, plain

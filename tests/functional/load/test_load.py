@@ -17,9 +17,10 @@ import pytest
 
 from preheat.load import compare, runs
 from preheat.load.figures import summary
+from preheat.measure.client import free_port
+from preheat.measure.start import children
 
 from ...conftest import ROOT, Server
-from ...servers import free_port
 from ..test_measure import preheat
 from .conftest import Load, lines
 from .servers import OneInstance, Reply, answering, plain, wait_for
@@ -255,7 +256,7 @@ def test_a_worker_that_goes_ends_the_run_and_keeps_it(scenario: Callable[[str], 
         )
         try:
             wait_for(lambda: out.exists() and out.read_text().count("\n") > 20, "nothing was measured", 60)
-            workers = [pid for pid in _offspring(process.pid) if b"--worker\0" in _command(pid)]
+            workers = [pid for pid in children(process.pid) if b"--worker\0" in _command(pid)]
             os.kill(workers[0], signal.SIGKILL)
             stdout, stderr = process.communicate(timeout=60)
         finally:
@@ -284,7 +285,7 @@ def test_a_run_that_was_ended_is_read_as_one(
         )
         try:
             wait_for(lambda: out.exists() and out.read_text().count("\n") > 20, "nothing was measured", 60)
-            begun = _offspring(process.pid)
+            begun = children(process.pid)
             process.send_signal(ended_by)
             process.wait(30)
         finally:
@@ -312,7 +313,7 @@ def test_ctrl_c_keeps_and_reports_what_was_measured(
         )
         try:
             wait_for(lambda: out.exists() and out.read_text().count("\n") > 20, "nothing was measured", 60)
-            begun = _offspring(process.pid)
+            begun = children(process.pid)
             process.send_signal(signal.SIGINT)
             stdout, stderr = process.communicate(timeout=30)
         finally:
@@ -329,13 +330,6 @@ def test_ctrl_c_keeps_and_reports_what_was_measured(
     page = tmp_path / "page.html"
     assert preheat("report", out, "-o", page).returncode == 0
     assert "Cut short" in page.read_text()
-
-
-def _offspring(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
-    return found
 
 
 def test_a_slower_server_is_a_regression_with_its_phase(load: Load, out: Path, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_the_table_that_comes_along_has_its_date() -> None:
     [
         ("", "no table"),
         ("[instances]\nbox = 1\n", "must be a table"),
-        (TABLE.replace("3.6", "-1"), "busy_hour must be above 0"),
+        (TABLE.replace("3.6", "-1"), "busy_hour must be at least 0"),
         (TABLE.replace("busy_hour = 3.6", ""), "busy_hour must be a number"),
         ("x", "not TOML"),
     ],

@@ -95,6 +95,8 @@ def test_a_digest_is_of_what_is_sent(tmp_path: Path) -> None:
         (REQUEST.replace("/predict", "//evil") + STEP, "must begin with one /"),
         (REQUEST + "weight = -1\n" + STEP, "weight must be above 0"),
         ("timeout_s = -1\n" + REQUEST + STEP, "timeout_s must be above 0"),
+        (REQUEST + STEP + '[keys]\nduplicates = ""\n', "duplicates must be a number, not ''"),
+        (REQUEST + STEP + "[keys]\nduplicates = -0.5\n", "duplicates must be at least 0"),
         ("[keys]\nduplicates = 0.5\n" + REQUEST + STEP, "needs keys.each"),
         ("[keys]\neach = true\nduplicates = 2\n" + REQUEST + STEP, "at most 1"),
         ("[retry]\nmost = -1\n" + REQUEST + STEP, "most must be a whole number"),
