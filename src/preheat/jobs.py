@@ -41,10 +41,10 @@ ATTEMPTS = 3
 """Executions of a request that meets a defect, before that is its outcome."""
 LOOK_S = 1.0
 """Seconds between two looks for what other instances left behind."""
-LOOKED_AT = 1000
-"""Records that an instance looks at for those of its own tenant."""
 LONGEST_LOOK_S = 30.0
 """The same, while the ledger cannot be reached."""
+LOOKED_AT = 1000
+"""Records that an instance looks at for those of its own tenant."""
 
 
 class _Job(NamedTuple):

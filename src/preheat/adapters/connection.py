@@ -6,7 +6,7 @@ import contextlib
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 
 import httptools
@@ -215,7 +215,12 @@ class Connection:
             if self._parser.get_method() == b"CONNECT":
                 self._done[-1] = (*self._done[-1][:2], False)  # what follows is a tunnel's
             else:
-                self._feed(self._without_upgrade() + data[upgrade.args[0] :])
+                self._done.pop()
+                version = self._parser.get_http_version()
+                headers = ((n.encode("latin-1"), v.encode("latin-1")) for n, v in self._headers.items())
+                head = without_upgrade(self._parser.get_method(), bytes(self._url), version, headers)
+                self._parser = httptools.HttpRequestParser(self)
+                self._feed(head + data[upgrade.args[0] :])
         except httptools.HttpParserCallbackError as error:
             if isinstance(error.__context__, _Broken):
                 raise error.__context__ from None
@@ -224,26 +229,6 @@ class Connection:
             raise _Broken(InvalidRequestError(f"not HTTP/1.1: {error}")) from None
         if not self._in_body and not self._done and self._head_size > MAX_HEAD:
             raise _Broken(TooLargeError(f"request line and headers are over {MAX_HEAD} bytes"))
-
-    def _without_upgrade(self) -> bytes:
-        """The head of the request that asks for another protocol, without asking, for a new parser.
-
-        No protocol is spoken but this one, and a server may ignore the wish (RFC 9110, 7.8). The parser took
-        the request's body for that protocol's bytes.
-        """
-        self._done.pop()
-        version = self._parser.get_http_version()
-        lines = [b"%s %s HTTP/%s" % (self._parser.get_method(), bytes(self._url), version.encode())]
-        for name, value in self._headers.items():
-            if name == "connection":
-                wishes = (wish.strip() for wish in value.split(","))
-                value = ", ".join(
-                    wish for wish in wishes if wish.lower() not in ("upgrade", "http2-settings")
-                )
-            if value and name not in ("upgrade", "http2-settings", "expect"):
-                lines.append(f"{name}: {value}".encode("latin-1"))
-        self._parser = httptools.HttpRequestParser(self)
-        return b"\r\n".join(lines) + b"\r\n\r\n"
 
     # Called by the parser, in this order
 
@@ -296,6 +281,26 @@ class Connection:
         self._size = 0
         self._limit = 0
         self._in_body = False
+
+
+_WISH = (b"upgrade", b"http2-settings")
+
+
+def without_upgrade(method: bytes, url: bytes, version: str, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The head of a request that asks for another protocol, without asking, for a new parser.
+
+    No protocol is spoken but this one, and a server may ignore the wish (RFC 9110, 7.8). The parser took
+    the request's body for that protocol's bytes.
+    """
+    lines = [b"%s %s HTTP/%s" % (method, url, version.encode())]
+    for name, value in headers:
+        key = name.lower()
+        if key == b"connection":
+            wishes = (wish.strip() for wish in value.split(b","))
+            value = b", ".join(wish for wish in wishes if wish.lower() not in _WISH)
+        if value and key not in (*_WISH, b"expect"):
+            lines.append(name + b": " + value)
+    return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
 def encoded(response: HttpResponse, keep_alive: bool, *, head: bool = False) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any
 
 import httptools
 
-from ..adapters.connection import IDLE_S, MAX_HEAD, READ_S
+from ..adapters.connection import IDLE_S, MAX_HEAD, READ_S, without_upgrade
 from ..errors import InvalidRequestError, PreheatError, TooLargeError
 from .messages import Headers, Request, Response, own, refusal, response_bytes
 
@@ -68,13 +68,7 @@ class Door(asyncio.Protocol):
         if self._broken is not None:
             return
         try:
-            if not self._in_body:
-                self._head_size += len(data)
-            self._parser.feed_data(data)
-            if not self._in_body and not self._requests and self._head_size > MAX_HEAD:
-                raise TooLargeError(f"request line and headers are over {MAX_HEAD} bytes")
-        except httptools.HttpParserUpgrade:
-            self._requests[-1] = (self._requests[-1][0], False)  # only this protocol: answered, and the last
+            self._feed(data)
         except httptools.HttpParserCallbackError as error:
             if not isinstance(error.__context__, PreheatError):
                 raise
@@ -84,6 +78,23 @@ class Door(asyncio.Protocol):
         except TooLargeError as error:
             self._broken = error
         self._proceed()
+
+    def _feed(self, data: bytes) -> None:
+        if not self._in_body:
+            self._head_size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            request, _ = self._requests.pop()
+            if request.method == b"CONNECT":
+                self._requests.append((request, False))  # what follows is a tunnel's
+            else:
+                version = self._parser.get_http_version()
+                head = without_upgrade(request.method, bytes(self._url), version, request.headers)
+                self._parser = httptools.HttpRequestParser(self)
+                self._feed(head + data[upgrade.args[0] :])
+        if not self._in_body and not self._requests and self._head_size > MAX_HEAD:
+            raise TooLargeError(f"request line and headers are over {MAX_HEAD} bytes")
 
     def _proceed(self) -> None:
         if self._answering is None and (self._requests or self._broken is not None):

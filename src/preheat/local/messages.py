@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from .. import errors
+from ..adapters.messages import add_header
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -15,6 +16,13 @@ HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-connection te trailer transfer-encoding upgrade expect".split()
 )
 """What belongs to one connection only (RFC 9110, 7.6.1), and ``Expect``, which the gateway has answered."""
+_NOT_PASSED_ON = HOP_BY_HOP | {
+    b"content-length",
+    b"x-preheat-timeout",
+    b"grpc-timeout",
+    b"x-forwarded-prefix",
+}
+"""What of a client's request an instance gets anew, or not at all."""
 ERRORS: tuple[tuple[type[errors.PreheatError], int, str], ...] = (
     (errors.NotFoundError, 404, "rejected"),
     (errors.TooLargeError, 413, "rejected"),
@@ -49,10 +57,10 @@ class Request(NamedTuple):
 
     def lowered(self) -> dict[str, str]:
         """Every header by its name in lower case."""
-        return {
-            name: self.header(name.encode()) or ""
-            for name in {k.decode("latin-1").lower() for k, _ in self.headers}
-        }
+        headers: dict[str, str] = {}
+        for name, value in self.headers:
+            add_header(headers, name.lower(), value)
+        return headers
 
 
 class Response(NamedTuple):
@@ -70,9 +78,8 @@ def request_bytes(request: Request, path: str, prefix: str, deadline_s: float) -
     """A client's request as an instance gets it: at ``path``, in one piece, its framing and its time anew.
     ``prefix``: what stood before the path, by which the function's own pages link to each other."""
     target = path.encode("latin-1") + (b"?" + request.query if request.query else b"")
-    left_out = HOP_BY_HOP | {b"content-length", b"x-preheat-timeout", b"grpc-timeout", b"x-forwarded-prefix"}
     lines = [request.method + b" " + target + b" HTTP/1.1"]
-    lines += [name + b": " + value for name, value in request.headers if name.lower() not in left_out]
+    lines += [name + b": " + value for name, value in request.headers if name.lower() not in _NOT_PASSED_ON]
     lines.append(b"content-length: %d" % len(request.body))
     lines.append(b"x-preheat-timeout: %.3f" % deadline_s)
     if prefix:

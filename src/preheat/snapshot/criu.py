@@ -28,8 +28,8 @@ from typing import Any
 
 from ..errors import PreheatError, UsageError
 
-CREATE_S = 300.0
-"""Seconds that a start and its dump may take."""
+DUMP_S = 300.0
+"""Seconds that a dump may take."""
 RESTORE_S = 20.0
 """Seconds after which a restore is given up."""
 READY = "preheat-snapshot-ready "
@@ -100,7 +100,7 @@ def create(location: str, folder: str, environ: Mapping[str, str]) -> dict[str, 
         facts = _until_ready(printed)
         log = os.path.join(images, "dump.log")
         dump = [criu, "dump", "-t", str(process.pid), "-D", images, "-o", log, "-v1", *_rights()]
-        done = subprocess.run(dump, capture_output=True, timeout=CREATE_S, check=False)  # noqa: S603
+        done = subprocess.run(dump, capture_output=True, timeout=DUMP_S, check=False)  # noqa: S603
         if done.returncode:
             raise CriuError(f"criu dump: {_last_error(_read(log) or done.stderr.decode(errors='replace'))}")
         snapshot = {
@@ -114,7 +114,7 @@ def create(location: str, folder: str, environ: Mapping[str, str]) -> dict[str, 
             file.write(json.dumps(snapshot, indent=1) + "\n")
         return snapshot
     except subprocess.TimeoutExpired:
-        raise CriuError(f"criu dump did not end within {CREATE_S:g} s") from None
+        raise CriuError(f"criu dump did not end within {DUMP_S:g} s") from None
     finally:
         for descriptor in (woken, wake, printed):
             os.close(descriptor)

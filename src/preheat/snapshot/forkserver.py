@@ -129,8 +129,7 @@ class Template:
         """Fork an instance that serves ``listener``, which stays open here; waits for the template, not for
         the instance. ``environ``: PREHEAT_TENANT, PREHEAT_CGROUP, and names that are not Preheat's.
 
-        Raises FailedStartError where there is no template, TimedOutError, UnavailableError's kin where it
-        cannot be forked now.
+        Raises FailedStartError where there is no template or it cannot be forked now, TimedOutError.
         """
         with self._lock:
             self.wait_ready()

@@ -61,6 +61,23 @@ def test_places_and_pages_are_the_gateways(told: Path, filetype_artifact: Path, 
         assert "/predict" in gateway.request("GET", "/filetype/openapi.json").json()["paths"]
 
 
+def test_a_body_comes_whole_with_an_upgrade(told: Path, filetype_artifact: Path, tmp_path: Path) -> None:
+    body = b"import os\n" * 20
+    head = b"POST /filetype/predict HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+    head += b"Upgrade: h2c\r\nHTTP2-Settings: AAMA\r\n"
+    head += b"Content-Type: application/octet-stream\r\nContent-Length: 200\r\n\r\n"
+    last = b"GET /_preheat/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with (
+        up(tmp_path, str(told), str(filetype_artifact)) as gateway,
+        socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as client,
+    ):
+        client.sendall(head + body + last)
+        received = b"".join(iter(lambda: client.recv(65536), b""))
+    assert received.count(b"HTTP/1.1 200 OK") == 2
+    assert b'"predictions"' in received
+    assert b'"functions"' in received
+
+
 def test_every_function_of_the_folder_without_arguments(told: Path, tmp_path: Path) -> None:
     (tmp_path / "functions").mkdir()
     told.rename(tmp_path / "functions" / "one")
