@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ..settings import Settings
 from .container_tables import Assumed
 from .facts import Facts
-from .sizing import CACHE_MIB, MARGIN, MIB, figures, rounded_up
+from .sizing import CACHE_MIB, LEAST_TIMEOUT_S, MARGIN, MIB, figures, rounded_up
 
 WAIT_MS = 100.0
 """How long a request may wait behind those that came before it to the same instance."""
-LEAST_TIMEOUT_S = 30
-QUEUE = 128
+QUEUE = Settings.queue
 """Places of the server's own queue (PREHEAT_QUEUE)."""
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import DeploymentError, UsageError
+from ..measure.client import named
 from . import container_tables, knative_rules
 from .container_spec import COLD_START_LIMIT, SAMPLE
 from .knative_fields import Needed, Wrong, flag_on
@@ -73,7 +74,7 @@ def deploy(
     limit = judge.max_cold_start_ms
     if limit is None and COLD_START_LIMIT in notes:
         limit = _milliseconds(str(notes[COLD_START_LIMIT]))
-    headers = _headers(where.headers)
+    headers = named(where.headers)
     cluster = Cluster(
         kubeconfig=where.kubeconfig,
         context=where.context,
@@ -205,16 +206,6 @@ def _milliseconds(text: str) -> float:
     if not 0 < value < 1e9:
         raise UsageError(f"the annotation {COLD_START_LIMIT} must be milliseconds, not {text!r}")
     return value
-
-
-def _headers(texts: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for text in texts:
-        name, colon, value = text.partition(":")
-        if not colon or not name.strip():
-            raise UsageError("--header takes 'NAME: VALUE'")
-        found[name.strip().lower()] = value.strip()
-    return found
 
 
 def _say(line: str) -> None:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import urllib3
 
 from ..errors import DeploymentError
+from ..measure.summary import rank
 
 FAILED = frozenset({"failed", "unavailable", "timed_out", "shed"})
 """Outcomes (``x-preheat-outcome``) that are the server's fault."""
@@ -221,7 +222,7 @@ def percentile(values: list[float], share: float) -> float | None:
     """By nearest rank; None of nothing."""
     if not values:
         return None
-    return sorted(values)[max(math.ceil(share * len(values)), 1) - 1]
+    return sorted(values)[rank(len(values), share) - 1]
 
 
 def _since(now: tuple[int, int], before: tuple[int, int]) -> tuple[int, int]:

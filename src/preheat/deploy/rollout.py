@@ -32,7 +32,6 @@ class Plan(NamedTuple):
     timeout_s: float = 600.0
     """For a revision to get ready, and for each change of the traffic."""
     force: bool = False
-    poll_s: float = POLL_S
 
 
 class Result(NamedTuple):
@@ -207,7 +206,7 @@ class Rollout:
             if reason != said:
                 self._say(f"waiting for {what}: {reason}")
                 said = reason
-            time.sleep(self._plan.poll_s)
+            time.sleep(POLL_S)
 
 
 def serving(service: Object | None) -> str:

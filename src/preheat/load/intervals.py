@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..measure.summary import rank
+
 Values = NDArray[np.float64]
 REPETITIONS = 2000
 CONFIDENCE = 0.95
@@ -40,13 +42,13 @@ def quantile(ordered: Values, q: float) -> float:
     n = len(ordered)
     if q == 0.5 and n % 2 == 0:
         return float(ordered[n // 2 - 1] + ordered[n // 2]) / 2
-    return float(ordered[_rank(n, q) - 1])
+    return float(ordered[rank(n, q) - 1])
 
 
 def draws(ordered: Values, q: float, chance: np.random.Generator) -> Values:
     """REPETITIONS bootstrap values of a quantile."""
     n = len(ordered)
-    k = _rank(n, q)
+    k = rank(n, q)
     places = np.ceil(n * chance.beta(k, n + 1 - k, REPETITIONS)).astype(np.int64)
     return ordered[np.clip(places, 1, n) - 1]
 
@@ -85,7 +87,3 @@ def share(part: int, of: int, chance: np.random.Generator) -> list[float]:
 
 def share_draws(part: int, of: int, chance: np.random.Generator) -> Values:
     return chance.binomial(of, part / of, REPETITIONS) / of
-
-
-def _rank(n: int, q: float) -> int:
-    return min(max(math.ceil(round(q * n, 9)), 1), n)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from ..errors import PreheatError, UsageError
+from ..measure.client import named
 from .samples import Sample
 from .scenario import Scenario
 
@@ -53,13 +54,7 @@ def target(url: str, headers: Sequence[str]) -> Target:
         raise UsageError(
             "--target takes host, port and path; give credentials with --header, a query in the scenario"
         )
-    found = {}
-    for header in headers:
-        name, colon, value = header.partition(":")
-        if not colon or not name.strip() or any(c in header for c in "\r\n"):
-            raise UsageError(f"--header must be 'name: value', not {name!r}")
-        found[name.strip().lower()] = value.strip()
-    return Target(url.rstrip("/"), found)
+    return Target(url.rstrip("/"), named(headers))
 
 
 def reach(target: Target) -> None:

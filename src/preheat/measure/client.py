@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import UsageError
@@ -49,6 +49,17 @@ def free_port() -> int:
                 continue
             return int(probe.getsockname()[1])
     raise UsageError(f"no free port was found on {HOST}")
+
+
+def named(headers: Sequence[str]) -> dict[str, str]:
+    """What ``--header 'NAME: VALUE'`` says, by name in lower case. Raises UsageError, without the value."""
+    found = {}
+    for header in headers:
+        name, colon, value = header.partition(":")
+        if not colon or not name.strip() or any(c in header for c in "\r\n"):
+            raise UsageError(f"--header must be 'name: value', not {name!r}")
+        found[name.strip().lower()] = value.strip()
+    return found
 
 
 def connect(port: int, *, deadline: float, alive: Callable[[], bool]) -> socket.socket:

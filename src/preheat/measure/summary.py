@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,12 @@ def median(values: Sequence[float]) -> float:
     ordered = sorted(values)
     middle = len(ordered) // 2
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def rank(count: int, share: float) -> int:
+    """Nearest rank, from 1, of the value that a share of ``count`` ones do not exceed; rounded first, as
+    0.999 of a thousand is no whole number in floats."""
+    return min(max(math.ceil(round(share * count, 9)), 1), count)
 
 
 def median_interval(ordered: Sequence[float]) -> tuple[float, float]:

@@ -48,7 +48,7 @@ def decide(candidates: Sequence[Candidate], objective: Sequence[Bound]) -> Decis
 
 def _judge(candidate: Candidate, objective: Sequence[Bound]) -> Judged:
     wanted = sorted({*ALWAYS, *(bound.percent for bound in objective)})
-    found = {percent: candidate.outcome.percentile_s(percent) for percent in wanted}
+    found = candidate.outcome.percentiles_s(wanted)
     missed = [
         f"{bound.name} is {milliseconds(found[bound.percent])}, not {milliseconds(bound.seconds)}: "
         f"{_cause(candidate, bound)}"

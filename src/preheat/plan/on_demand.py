@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..deploy.cost import billed_s
 from .draws import Times
 from .outcome import Outcome, Use
 
@@ -65,7 +66,7 @@ def simulate(arrivals: NDArray[np.float64], span_s: float, times: Times, setting
         takes = serve[index] if index >= 0 else settings.ping_s
         if len(held) < settings.provisioned:
             heapq.heappush(held, now + takes)
-            provisioned_s += _billed(takes)
+            provisioned_s += billed_s(takes * 1e3 - 1e-9)  # 0.011 s is not 12 ms for a float's sake
             waited = 0.0
         else:
             while idle and now - idle[-1][1] > recycled_s:
@@ -83,7 +84,7 @@ def simulate(arrivals: NDArray[np.float64], span_s: float, times: Times, setting
                 if index >= 0:
                     cold[index] = True
             heapq.heappush(busy, (now + waited + takes, born))
-            run_s += _billed(takes)
+            run_s += billed_s(takes * 1e3 - 1e-9)
             most = max(most, len(busy) + len(idle))
         answered += 1
         if index >= 0:
@@ -94,14 +95,8 @@ def simulate(arrivals: NDArray[np.float64], span_s: float, times: Times, setting
         provisioned_s=provisioned_s,
         starts=starts,
         starting_s=starting_s,
-        active_s=run_s + provisioned_s + starting_s,
     )
     return Outcome(latency, cold, use, most + settings.provisioned)
-
-
-def _billed(seconds: float) -> float:
-    """Whole milliseconds, as Lambda bills a run."""
-    return max(math.ceil(seconds * 1e3 - 1e-9), 1) / 1e3
 
 
 def _with_pings(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..measure.summary import rank
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,9 @@ class Use:
     starts: int = 0
     """That somebody waited for, or the autoscaler ordered."""
     starting_s: float = 0.0
-    """Of the functions' own starts, as they are billed."""
+    """On Lambda: of the functions' own starts, as they are billed."""
     active_s: float = 0.0
-    """Starting, or with a request at least; rounded up as it is billed."""
+    """On what scales on concurrency: starting, or with a request at least; rounded up as it is billed."""
     alive_s: float = 0.0
     """From a start to the end."""
     least_idle_s: float = 0.0
@@ -42,10 +44,10 @@ class Outcome:
     most: int
     """Instances at once."""
 
-    def percentile_s(self, percent: float) -> float:
-        """The latency that ``percent`` of all requests do not exceed (nearest rank)."""
+    def percentiles_s(self, percents: Sequence[float]) -> dict[float, float]:
+        """The latencies that these percentages of all requests do not exceed (nearest rank)."""
         ordered = np.sort(self.latency_s)
-        return float(ordered[max(math.ceil(percent / 100 * len(ordered)), 1) - 1])
+        return {percent: float(ordered[rank(len(ordered), percent / 100) - 1]) for percent in percents}
 
     @property
     def cold_share(self) -> float:

@@ -91,7 +91,7 @@ class _Simulation:
         self._starting = 0
         self._tick = settings.tick_s
         self._most = self._started = self._answered = 0
-        self._run_s = self._starting_s = self._active_s = self._alive_s = 0.0
+        self._run_s = self._active_s = self._alive_s = 0.0
         self._active = 0
         """Instances with a request."""
         self._active_changed = self._least_idle_s = 0.0
@@ -131,7 +131,6 @@ class _Simulation:
             requests=self._answered,
             run_s=self._run_s,
             starts=self._started,
-            starting_s=self._starting_s,
             active_s=self._active_s,
             alive_s=self._alive_s,
             least_idle_s=self._least_idle_s,
@@ -273,7 +272,6 @@ class _Simulation:
         self._most = max(self._most, len(self._instances))
         self._starting += 1
         self._started += 1
-        self._starting_s += self._starts[drawn]
         self._active_s += self._starts[drawn]
         ready = now + self._placed[drawn] + self._starts[drawn]
         heapq.heappush(self._events, (ready, next(self._numbers), instance, True))

@@ -4,7 +4,7 @@ from math import comb
 
 import pytest
 
-from preheat.measure.summary import median, median_interval, summary
+from preheat.measure.summary import median, median_interval, rank, summary
 
 
 def test_median_of_odd_and_even_counts() -> None:
@@ -43,3 +43,8 @@ def test_the_interval_covers_the_median_in_95_of_100_and_no_wider_one_is_given(n
 def test_many_values_take_no_time() -> None:
     low, high = median_interval([float(value) for value in range(30_000)])
     assert (low, high) == pytest.approx((14_830, 15_169), abs=2)  # 15,000 and 1.96 times half of the root
+
+
+def test_the_rank_of_a_share_is_no_floats_error() -> None:
+    assert [rank(1000, share) for share in (0.0, 0.5, 0.999, 99.9 / 100, 1.0)] == [1, 500, 999, 999, 1000]
+    assert rank(1_000_000, 99.9 / 100) == 999_000

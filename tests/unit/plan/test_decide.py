@@ -160,4 +160,4 @@ def test_an_objective_that_nobody_meets(
 
 def test_percentiles_are_nearest_ranks_of_all_requests() -> None:
     outcome = made("lambda", [float(value) for value in range(1, 201)], 0.0).outcome
-    assert [outcome.percentile_s(percent) for percent in (0.1, 50, 99, 99.9)] == [1.0, 100.0, 198.0, 200.0]
+    assert outcome.percentiles_s([0.1, 50, 99, 99.9]) == {0.1: 1.0, 50: 100.0, 99: 198.0, 99.9: 200.0}

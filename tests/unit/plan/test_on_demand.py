@@ -39,8 +39,7 @@ def test_past_the_concurrency_nothing_is_answered() -> None:
     found = simulate(at([0.0, 0.0, 0.0]), 1.0, alike(3, 0.5, 1.0), ANY._replace(concurrency=2))
     assert found.latency_s.tolist() == pytest.approx([1.5, 1.5, math.inf])
     assert found.unanswered_share == pytest.approx(1 / 3)
-    assert found.percentile_s(50) == pytest.approx(1.5)
-    assert found.percentile_s(99) == math.inf
+    assert found.percentiles_s([50, 99]) == {50: pytest.approx(1.5), 99: math.inf}
 
 
 def test_what_is_throttled_follows_erlangs_loss_formula() -> None:
