@@ -40,7 +40,8 @@ PARTIAL_S = 5.0
 """The same, for the rest of a request that has begun."""
 SWEEP_S = 0.5
 _PAUSE_S = 0.05
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""Of accept(2): what is about this process; any other error is about the one client."""
 _READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
 _SEND = select.EPOLLOUT | select.EPOLLONESHOT
 
@@ -121,7 +122,7 @@ class Sockets:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno not in _EXHAUSTED:
+                if error.errno not in EXHAUSTED:
                     continue  # that client left again
                 if not self._ends:  # what is open may close
                     self._poll.unregister(self._listener)

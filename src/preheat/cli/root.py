@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -35,6 +35,12 @@ def _root(
     ] = False,
 ) -> None:
     pass
+
+
+def listening_at(environ: Mapping[str, str], port: int | None, host: str | None) -> dict[str, str]:
+    """An environment whose server listens there; what is None stays as it was."""
+    given = {"PORT": None if port is None else str(port), "PREHEAT_HOST": host}
+    return {**environ, **{name: value for name, value in given.items() if value is not None}}
 
 
 def show(as_json: bool, document: Callable[[], Any], table: Callable[[Any], None]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from .root import Json, app, show
+from .root import Json, app, listening_at, show
 
 
 @app.command()
@@ -33,11 +33,7 @@ def serve(
     from ..settings import Settings
     from ..stores import open_store
 
-    environ = {**os.environ, "PREHEAT_ARTIFACT": target}
-    if port is not None:
-        environ["PORT"] = str(port)
-    if host is not None:
-        environ["PREHEAT_HOST"] = host
+    environ = listening_at({**os.environ, "PREHEAT_ARTIFACT": target}, port, host)
     shown = Settings.from_environ(environ)
     if not target.endswith(".py"):
         open_store(target)  # what is no artifact's place is told before anything is said of serving it

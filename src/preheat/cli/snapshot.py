@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .root import Json, app
+from .root import Json, app, listening_at
 
 snapshot_app = typer.Typer(help="Dump a warmed process with CRIU, and restore it.", no_args_is_help=True)
 app.add_typer(snapshot_app, name="snapshot")
@@ -44,10 +44,6 @@ def restore(
     """Restore a snapshot and serve: the same process as `python -m preheat.snapshot.criu DIR`.
 
     Where that cannot be done here, the server starts fresh, and its report says why."""
-    environ = dict(os.environ)
-    if port is not None:
-        environ["PORT"] = str(port)
-    if host is not None:
-        environ["PREHEAT_HOST"] = host
+    environ = listening_at(os.environ, port, host)
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, "-m", "preheat.snapshot.criu", folder], environ)  # noqa: S606

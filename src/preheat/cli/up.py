@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from .root import app
+from .root import app, listening_at
 
 
 @app.command()
@@ -69,11 +69,7 @@ def up(
         raise UsageError("--target must be above 0")
     if least > most:
         raise UsageError("--min must not be above --max")
-    environ = dict(os.environ)
-    if port is not None:
-        environ["PORT"] = str(port)
-    if host is not None:
-        environ["PREHEAT_HOST"] = host
+    environ = listening_at(os.environ, port, host)
     own = gateway.settings_of(environ)
     policy = Policy(
         target=target if target is not None else concurrency * UTILIZATION,

@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..adapters.sockets import EXHAUSTED, QUIET_S
 from ..errors import InvalidRequestError, NotFoundError, ShedError
+from ..server import GRACE_S, listen
 from ..settings import Settings
 from .control import Control
 from .door import Door
@@ -26,10 +28,6 @@ from .served import Served
 TICK_S = 0.25
 """Seconds between two looks at how many instances there are to be, beside those that a request brings
 about."""
-QUIET_S = 0.25
-"""Seconds in which a connection may still send a request after the gateway began to shut down."""
-GRACE_S = 25.0
-"""Seconds that accepted requests have to finish after SIGTERM, as ``preheat serve`` gives them."""
 MAX_CONNECTIONS = 2048
 """Of clients; beyond these, they wait in the kernel's backlog."""
 
@@ -134,8 +132,8 @@ class Gateway:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno is None or client_left(error):
-                    continue
+                if error.errno not in EXHAUSTED:
+                    continue  # that client left again
                 break  # no descriptors are left: some close, and the next tick listens again
             door = loop.connect_accepted_socket(lambda: Door(self.answer, self._doors), client)
             task: asyncio.Task[object] = loop.create_task(door)
@@ -179,20 +177,11 @@ class Gateway:
         return drained
 
 
-def client_left(error: OSError) -> bool:
-    """Whether a failed accept is about the one client (accept(2)), not about this process."""
-    import errno
-
-    return error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-
-
 def run(
     found: Sequence[Found], options: Options, limits: Limits, *, host: str, port: int, state: Path
 ) -> int:
     """Bring functions up until SIGTERM or SIGINT. Gives the exit status. Raises UsageError where the address
     or the state folder cannot be had."""
-    from ..server import listen
-
     listener = listen(host, port)
     records = Records(state)
     gateway = Gateway(listener, found, options, limits, records)

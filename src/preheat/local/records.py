@@ -66,16 +66,11 @@ def _end_left(state: Path) -> int:
     """End the instances of gateways that are gone, and forget these; gives how many instances were ended."""
     ended = 0
     for folder in sorted(state.glob("up-*")):
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # One that is locked lives.
+        with contextlib.suppress(BlockingIOError), _locked(folder / LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB):
             left = [(int(file.name), file.read_text()) for file in folder.iterdir() if file.name.isdigit()]
             ended += _end(left)
             _forget(folder)
-        except BlockingIOError:
-            pass  # that one lives
-        finally:
-            os.close(lock)
     return ended
 
 
@@ -87,10 +82,10 @@ def _forget(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, how)
         yield
     finally:
         os.close(lock)

@@ -44,9 +44,10 @@ def main(control: socket.socket, environ: Mapping[str, str]) -> int:
     try:
         template = prepare(environ, kind="fork", one_thread=True)
     except PreheatError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201
+        from ..server import told
+
         _tell(control, what="failed", error=str(error), code=error.code)
-        return 2 if isinstance(error, UsageError) else 1
+        return told(error)
     except Exception as error:  # a hook's own
         traceback.print_exc()
         _tell(control, what="failed", error=f"{type(error).__name__}: {error}", code="hook")
@@ -163,8 +164,9 @@ class _ForkServer:
             if template.function.service.state is State.FAILED:
                 status = 1
         except PreheatError as error:
-            print(f"error: {error}", file=sys.stderr)  # noqa: T201
-            status = 2 if isinstance(error, UsageError) else 1
+            from ..server import told
+
+            status = told(error)
         except BaseException:
             traceback.print_exc()
         finally:

@@ -56,8 +56,7 @@ def main(descriptor: int) -> int:
         template.renewal.facts["clock_offset_ns"] = offset_ns
         return go_on(template._replace(settings=settings), listener, stop, os.environ)
     except PreheatError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2 if isinstance(error, UsageError) else 1
+        return server.told(error)
     except Exception:  # a hook's own
         traceback.print_exc()
         return 1
