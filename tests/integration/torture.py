@@ -47,23 +47,26 @@ restarted; it is slow, so fewer clients ask for each key, and leases are longer.
 
 
 def run(store: str, config: Config, *, keys: int, kills: int, folder: Path) -> Report:
-    """Rounds of at most ROUND keys, ended by the first violation, whose history stays. Raises RunError."""
+    """Rounds of at most ROUND keys, ended by the first violation, whose history stays. Raises RunError.
+
+    Each has a store of its own: with every key before it in memory, moto stops for seconds to collect garbage.
+    """
     report = Report(f"{store}, {config.engine}", config.seed)
     rounds = max(1, -(-keys // ROUND))
-    with serving(store, config.engine, folder) as (url, server):
-        for number in range(rounds):
-            place = folder / f"round-{number}"
-            place.mkdir()
-            seed, share = config.seed + number, -(-kills // rounds)
-            part = dataclasses.replace(config, url=url, seed=seed, keys=-(-keys // rounds), kills=share)
-            began = time.monotonic()
-            Supervisor(Plan(part, place), server).run()
-            took = time.monotonic() - began
-            events = merged(place)
-            report.add(events, check(events, lease=config.lease, margin=config.margin), took)
-            if report.violations:
-                break
-            shutil.rmtree(place)
+    for number in range(rounds):
+        place = folder / f"round-{number}"
+        place.mkdir()
+        seed, share = config.seed + number, -(-kills // rounds)
+        part = dataclasses.replace(config, seed=seed, keys=-(-keys // rounds), kills=share)
+        began = time.monotonic()
+        with serving(store, config.engine, place) as (url, server):
+            Supervisor(Plan(dataclasses.replace(part, url=url), place), server).run()
+        took = time.monotonic() - began
+        events = merged(place)
+        report.add(events, check(events, lease=config.lease, margin=config.margin), took)
+        if report.violations:
+            break
+        shutil.rmtree(place)
     return report
 
 
