@@ -42,14 +42,15 @@ STORES: dict[str, dict[str, object]] = {
     "dynamodb": {"faults": 0.004, "asked": (1, 1, 1, 2, 3), "lease": 2.0, "margin": 3.0, "deadline": 480.0},
 }
 """What differs from a configuration's defaults. DynamoDB tells its time in whole seconds, so a lease there
-may last one longer, and who takes over may know so one later: two beside the second that the others have. moto forgets all when it ends, and is not
-restarted; it is slow, so fewer clients ask for each key, and leases are longer."""
+may last one longer, and who takes over may know so one later: two beside the second that the others have.
+moto forgets all when it ends, and is not restarted; it is slow, so fewer clients ask for each key, and leases
+are longer."""
 
 
 def run(store: str, config: Config, *, keys: int, kills: int, folder: Path) -> Report:
     """Rounds of at most ROUND keys, ended by the first violation, whose history stays. Raises RunError.
 
-    Each has a store of its own: with every key before it in memory, moto stops for seconds to collect garbage.
+    Each has a store of its own: over the keys of many rounds moto stops for seconds to collect garbage.
     """
     report = Report(f"{store}, {config.engine}", config.seed)
     rounds = max(1, -(-keys // ROUND))
