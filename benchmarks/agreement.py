@@ -37,23 +37,23 @@ from .up import Up
 SLEEPING = """
 import time
 from preheat import Function
-from preheat.adapters import connection
+from preheat.engine import Engine
 
-time.sleep(1.0)
+time.sleep(0.6)
 
 
-def slow(answer):
-    def slowly(service, request, *route):
-        if request.method == "POST":
-            time.sleep(0.15)
-        return answer(service, request, *route)
+def slow(infer):
+    def slowly(*arguments):
+        time.sleep(0.15)
+        return infer(*arguments)
 
     return slowly
 
 
-connection.respond = slow(connection.respond)
+Engine.infer = slow(Engine.infer)
 function = Function(__file__)
 """
+"""Runs take longer, not answers: what was sent ahead of readiness is read meanwhile, and runs after it."""
 NAME = "sleeping"
 COLD_POINTS, P99_RATIO = 3.0, 0.20
 """What is asked of the simulation: percentage points of the cold share, and how far its p99 may be off."""
@@ -243,6 +243,7 @@ def _up(folder: Path, artifact: Path, option: options.Option) -> Iterator[Gatewa
             **server_environ(),
             "PORT": str(port),
             "PREHEAT_CACHE": str(folder / "cache"),
+            "PREHEAT_BATCH_MS": "0",  # the simulation joins nothing
             "PYTHONUNBUFFERED": "1",
         }
     )
