@@ -164,6 +164,20 @@ def test_an_engine_is_built_once_and_no_start_builds_one(tmp_path: Path, cache: 
     assert before == {path: path.stat().st_mtime_ns for path in artifact.rglob("*")}
 
 
+@with_tensorrt
+def test_a_rebuild_begins_with_the_timings_of_what_it_replaces(tmp_path: Path) -> None:
+    seconds = []
+    for said in ("without a timing cache", "with the timing cache of the artifact that was replaced"):
+        (note,) = [
+            note
+            for note in made(tmp_path, provider="tensorrt", limits={"batch": 16}).measurements["notes"]
+            if note.startswith("TensorRT's engine was built in ")
+        ]
+        assert said in note
+        seconds.append(float(note.split(" s, ")[0].rsplit(" ", 1)[1]))
+    assert seconds[1] < seconds[0]
+
+
 def test_a_session_is_closed_and_its_memory_given_back(cuda: Path) -> None:
     from preheat.compile import opened
 
