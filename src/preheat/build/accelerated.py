@@ -20,11 +20,12 @@ from ..errors import BuildError, EngineError
 from ..fingerprint import Fingerprint
 from ..manifest import Manifest, Requires, Variant
 from ..providers import CAPTURE, CPU, CUDA, TENSORRT, full_name
+from . import weights_table
 from .reasons import plain
 from .variants import WAYS, LeftOutError, operators, optimize
 
-CONTEXT = "model.onnx"
-"""The EP context, beside its engine."""
+MODEL = "model.onnx"
+"""What a variant opens: for TensorRT the EP context, beside its engine."""
 PRECISE = {"use_tf32": "0"}
 """CUDA's matrix products in full single precision; who wants less has ``fp16``."""
 
@@ -109,7 +110,7 @@ def engine_options(shapes: Mapping[str, Any]) -> dict[str, str]:
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": ".",
         "trt_dump_ep_context_model": "1",
-        "trt_ep_context_file_path": CONTEXT,
+        "trt_ep_context_file_path": MODEL,
         "trt_ep_context_embed_mode": "0",
     }
 
@@ -145,6 +146,8 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
     for left in ("half.onnx", "half.onnx.data"):
         if os.path.exists(left):
             os.remove(left)
+    if made["optimization"] == "disabled":  # else a start makes tensors of its own from the file's
+        weights_table.write(MODEL)
     return made
 
 
@@ -199,7 +202,7 @@ def _engine(source: str, options: Mapping[str, str]) -> None:
         raise LeftOutError(f"TensorRT cannot build its engine: {plain(error)}") from error
     if session.get_providers()[0] != TENSORRT:
         raise LeftOutError(f"onnxruntime opened it on {session.get_providers()[0]}, not on {TENSORRT}")
-    if not os.path.exists(CONTEXT) or "EPContext" not in operators(CONTEXT):
+    if not os.path.exists(MODEL) or "EPContext" not in operators(MODEL):
         raise LeftOutError("TensorRT took no part of the model")
 
 
@@ -211,7 +214,7 @@ def _tried(name: str, level: str, options: dict[str, str], shapes: Mapping[str, 
     provider = WAYS[name].provider
     choices = [{**options, CAPTURE[provider]: "1"}] if shapes["fixed"] else []
     for chosen in (*choices, options):
-        variant = Variant(name, "model.onnx", (), level, {}, Requires(provider), chosen)
+        variant = Variant(name, MODEL, (), level, {}, Requires(provider), chosen)
         try:
             _run(variant, shapes)
         except Exception as error:  # a graph may be refused at its opening, or when it is recorded
@@ -229,7 +232,7 @@ def _run(variant: Variant, shapes: Mapping[str, Any]) -> None:
     from ..engine import open_session
     from ..tensors import BY_V2
 
-    session = open_session("model.onnx", variant, threads=1)
+    session = open_session(MODEL, variant, threads=1)
     feeds = {
         name: np.ones(spec["usual"], BY_V2[spec["dtype"]].numpy) for name, spec in shapes["inputs"].items()
     }
