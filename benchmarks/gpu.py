@@ -11,7 +11,7 @@ from preheat.build import build
 from preheat.manifest import FILENAME, load
 from preheat.measure import rounds, target
 from preheat.measure.run import Progress
-from preheat.providers import TENSORRT
+from preheat.providers import NVIDIA, TENSORRT
 
 from . import models
 from .figures import Benchmark, Claim, Line
@@ -46,10 +46,18 @@ def artifact(say: models.Say) -> Path:
 def run(folder: Path, turns: int, progress: Progress) -> Benchmark:
     subject = target.find(str(folder), models.server_environ())
     manifest = subject.manifest
-    names = [variant.name for variant in manifest.variants if variant.name != "portable"]
-    outcomes = rounds.run([target.server(subject, name) for name in names], turns, progress=progress)
+    variants = [variant for variant in manifest.variants if variant.name != "portable"]
+    names = [variant.name for variant in variants]
+    contenders = {name: target.server(subject, name) for name in names}
+    for variant in variants:
+        if variant.requires.provider in NVIDIA:
+            without, name = contenders[variant.name], f"{variant.name}, device ahead"
+            environ = {**without.environ, "PREHEAT_DEVICE_AHEAD": "on"}
+            contenders[name] = without._replace(label=f"{without.label}, device ahead", environ=environ)
+    outcomes = rounds.run([*contenders.values()], turns, progress=progress)
     started = {
-        n: Line(f"{n}: start", [s.total_ms for s in o.good]) for n, o in zip(names, outcomes, strict=True)
+        n: Line(f"{n}: start", [s.total_ms for s in o.good])
+        for n, o in zip(contenders, outcomes, strict=True)
     }
     running = {name: Line(f"{name}: a run", [manifest.measured(name, "steady_ms") or 0.0]) for name in names}
     claims = []
@@ -57,6 +65,8 @@ def run(folder: Path, turns: int, progress: Progress) -> Benchmark:
         if name != "packed":
             faster = running["packed"].median / max(running[name].median, 1e-6)
             claims.append(Claim(f"{name} runs faster than the CPU by", faster, 1.0, at_most=False))
+            ahead = started[f"{name}, device ahead"].median / started[name].median
+            claims.append(Claim(f"{name}'s start, device ahead / without", ahead, 1.0, at_most=True))
     if "tensorrt" in names:
         # An engine that is built at the start takes minutes.
         ratio = started["tensorrt"].median / started["cuda"].median

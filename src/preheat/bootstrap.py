@@ -10,11 +10,13 @@ from .choice import Choice, choose, worse
 from .download import Artifact, download
 from .errors import EngineError, TrustError
 from .phases import ColdStartReport, Phase, PhaseClock
+from .providers import NVIDIA
 from .settings import Settings
 from .stores import Reference, Store
 
 if TYPE_CHECKING:
     from .batching import Batcher
+    from .device_weights import Ahead
     from .engine import Engine
     from .tasks import Task
 
@@ -56,6 +58,7 @@ def bootstrap(
     artifact = _open(place, settings, cache_dir, clock)
     machine = fingerprint.machine()
     artifact.verify_ahead(likely_files(artifact, machine, settings))
+    ahead = _ahead(artifact, machine, settings)
 
     with clock.phase(Phase.IMPORT) as attributes:
         attributes["of"] = "numpy, onnxruntime, task"
@@ -75,7 +78,8 @@ def bootstrap(
     for variant in choice.variants:
         try:
             with clock.phase(Phase.COMPILE) as attributes:
-                engine = compile(artifact, variant, threads=threads)
+                engine = compile(artifact, variant, threads=threads, ahead=ahead)
+                attributes.update({} if ahead is None else ahead.told)
                 ready_task = task_class(artifact)
                 attributes.update(variant=variant.name, provider=variant.requires.provider, threads=threads)
             with clock.phase(Phase.WARMUP) as attributes:
@@ -146,6 +150,18 @@ def _choose(artifact: Artifact, machine: fingerprint.Fingerprint, settings: Sett
         forced=settings.variant,
         provider=settings.require_provider,
     )
+
+
+def _ahead(artifact: Artifact, machine: fingerprint.Fingerprint, settings: Settings) -> Ahead | None:
+    """Who makes the GPU ready beside the imports, where that is asked for and a GPU is likely to be used."""
+    if settings.device_ahead != "on":
+        return None
+    best = _choose(artifact, machine, settings).variants[0]
+    if best.requires.provider not in NVIDIA:
+        return None
+    from .device_weights import Ahead  # nothing of it is needed on a CPU
+
+    return Ahead(artifact, best, artifact.manifest.device_mib(best))
 
 
 def likely_files(artifact: Artifact, machine: fingerprint.Fingerprint, settings: Settings) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,11 @@ _LEVELS = {
 }
 
 
-def open_session(path: str, variant: Variant, *, threads: int) -> Any:
-    """Open a variant's model file. ``threads``: intra-op threads, at least 1.
+def open_session(
+    path: str, variant: Variant, *, threads: int, initializers: Mapping[str, Any] | None = None
+) -> Any:
+    """Open a variant's model file. ``threads``: intra-op threads, at least 1. ``initializers``: values in
+    place of the file's, by name; the caller keeps them as long as the session lives.
 
     Threads do not spin: an idle instance must not burn the CPU that it is billed for. Raises EngineError
     with onnxruntime's own reason.
@@ -38,6 +41,8 @@ def open_session(path: str, variant: Variant, *, threads: int) -> Any:
         options.add_session_config_entry(key, value)
     provider = variant.requires.provider
     try:
+        for name, value in (initializers or {}).items():
+            options.add_initializer(name, value)
         # Without onnxruntime's own fallback, which would go on with another provider and say so in a print.
         session = ort.InferenceSession(path, options, providers=variant.providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no base but Exception

@@ -157,6 +157,11 @@ class Manifest(NamedTuple):
             row = row.get(key) if isinstance(row, dict) else None
         return float(row) if isinstance(row, int | float) and 0 <= row < math.inf else None
 
+    def device_mib(self, variant: Variant) -> float:
+        """MiB of the GPU's memory that a variant takes, as the build measured it; else its weights'."""
+        measured = self.measured(variant.name, "device_mib")
+        return measured or sum(file.size for file in self.files if file.path in variant.files) / (1 << 20)
+
     def joined(self, variant: str) -> dict[int, float]:
         """Rows a second by rows run together, as measured; empty where they must not be, or none were."""
         row: Any = self.measurements

@@ -118,6 +118,10 @@ class Settings:
     require_provider: str = ""
     """Refuse to start on any other execution provider than this: ``tensorrt``, ``cuda``, ``cpu``, or
     onnxruntime's name of one."""
+    device_ahead: str = "off"
+    """``on``: where a GPU will be used, CUDA's context is made and the weights are sent to the device while
+    the imports run; what fails is told in the report, and the start goes on without. No GPU has measured
+    it yet."""
     host: str = "0.0.0.0"  # noqa: S104 - a container is reached from outside
     """Address that the server listens on."""
     port: int = 8080
@@ -145,6 +149,7 @@ class Settings:
         _one_of("PREHEAT_BATCH_TENANTS", self.batch_tenants, ("same", "any"))
         _one_of("PREHEAT_LEDGER_DOWN", self.ledger_down, ("fail", "open"))
         _one_of("PREHEAT_ACCESS_LOG", self.access_log, ("off", "on"))
+        _one_of("PREHEAT_DEVICE_AHEAD", self.device_ahead, ("off", "on"))
         _one_of("PREHEAT_ISOLATE", self.isolate, ("", "tenant"))
         _one_of("PREHEAT_TRACE_FLUSH", self.trace_flush, ("later", "answer"))
         _one_of("PREHEAT_OBJECTIVE", self.objective, ("", "cold", "balanced", "warm"))

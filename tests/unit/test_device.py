@@ -116,7 +116,7 @@ MEASURED = {"variants": {"cuda": {"device_mib": {"median": 700.0}}}}
 @pytest.mark.parametrize(("measurements", "mib"), [(MEASURED, 700.0), ({}, 2 / (1 << 20))])
 def test_what_a_variant_needs_is_measured_or_its_weights(measurements: dict[str, Any], mib: float) -> None:
     variant = Variant("cuda", "k/model.onnx", ("k/model.onnx", "k/weights"), "all", {}, Requires(CUDA))
-    assert compiling.device_mib(manifest(measurements=measurements), variant) == mib
+    assert manifest(measurements=measurements).device_mib(variant) == mib
 
 
 def test_memory_is_asked_for_before_the_session_is_made(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "src" / "preheat"
 
 LAYERS = (
     # Lowest first: a module imports from its own layer and from those before it.
-    {"errors", "providers"},
+    {"errors", "providers", "dlpack"},
     {"settings", "phases", "workers", "device"},
     {"manifest", "tensors", "fingerprint", "stores", "choice", "trust", "highwater"},
     {"metrics", "trace_context", "telemetry"},
@@ -37,6 +37,7 @@ LAYERS = (
         "waterfall",
         "batching",
         "bound",
+        "device_weights",
     },
     {"incoming", "eviction", "fetch", "release", "remote"},
     {"bootstrap", "service", "jobs"},

@@ -2,13 +2,16 @@
 
 They are made on a GPU of the architecture on which they will run. An engine is written as an EP context (a
 model whose one node names the engine's file beside it), so that a start reads it in place of building it,
-which takes minutes. The timing cache, by which kernels were chosen, is kept beside it.
+which takes minutes. The timing cache, by which kernels were chosen, is kept beside it, and the next build
+begins with it (timing_cache.py).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import shutil
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..bound import captures, fixed
@@ -17,11 +20,12 @@ from ..errors import BuildError, EngineError
 from ..fingerprint import Fingerprint
 from ..manifest import Manifest, Requires, Variant
 from ..providers import CAPTURE, CPU, CUDA, TENSORRT, full_name
+from . import weights_table
 from .reasons import plain
 from .variants import WAYS, LeftOutError, operators, optimize
 
-CONTEXT = "model.onnx"
-"""The EP context, beside its engine."""
+MODEL = "model.onnx"
+"""What a variant opens: for TensorRT the EP context, beside its engine."""
 PRECISE = {"use_tf32": "0"}
 """CUDA's matrix products in full single precision; who wants less has ``fp16``."""
 
@@ -106,7 +110,7 @@ def engine_options(shapes: Mapping[str, Any]) -> dict[str, str]:
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": ".",
         "trt_dump_ep_context_model": "1",
-        "trt_ep_context_file_path": CONTEXT,
+        "trt_ep_context_file_path": MODEL,
         "trt_ep_context_embed_mode": "0",
     }
 
@@ -115,9 +119,10 @@ def engine_options(shapes: Mapping[str, Any]) -> dict[str, str]:
 
 
 def main(request: dict[str, Any]) -> dict[str, Any]:
-    """Make one variant's files; gives ``optimization`` and ``provider_options`` of the variant.
+    """Make one variant's files; gives its ``optimization`` and ``provider_options``, and ``notes``.
 
-    Keys: ``source`` (a model file), ``folder`` (empty), ``name``, ``shapes``. Raises LeftOutError.
+    Keys: ``source`` (a model file), ``folder`` (empty), ``name``, ``shapes``, ``timing_cache`` (a TimingCache
+    for TensorRT, or null). Raises LeftOutError.
     """
     from ..device import preload
 
@@ -125,8 +130,8 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
     preload()
     os.chdir(request["folder"])
     if name == "tensorrt":
-        _engine(source, engine_options(found))
-        return _tried(name, "disabled", {}, found)
+        note = _engine_from(source, engine_options(found), request.get("timing_cache"))
+        return {**_tried(name, "disabled", {}, found), "notes": [note]}
     options = PRECISE
     if name == "fp16":
         half(source, "half.onnx")
@@ -141,6 +146,8 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
     for left in ("half.onnx", "half.onnx.data"):
         if os.path.exists(left):
             os.remove(left)
+    if made["optimization"] == "disabled":  # else a start makes tensors of its own from the file's
+        weights_table.write(MODEL)
     return made
 
 
@@ -161,6 +168,27 @@ def half(source: str, target: str) -> None:
         raise LeftOutError("it has no weights that half precision would change")
 
 
+def _engine_from(source: str, options: Mapping[str, str], cache: Sequence[str] | None) -> str:
+    """Build the engine, with the timing cache of an earlier one if there is one that TensorRT takes; gives a
+    note of how long that took. Raises LeftOutError."""
+    began, how = time.perf_counter(), "without a timing cache"
+    if cache is not None:
+        path, name, origin = cache
+        shutil.copyfile(path, name)
+        how = f"with the timing cache of {origin}"
+        try:
+            _engine(source, options)
+        except LeftOutError as error:
+            # A cache that TensorRT does not read must not cost the engine.
+            for left in os.listdir():
+                os.remove(left)
+            began, how = time.perf_counter(), f"without the timing cache of {origin}, with which: {error}"
+            _engine(source, options)
+    else:
+        _engine(source, options)
+    return f"TensorRT's engine was built in {time.perf_counter() - began:.1f} s, {how}"
+
+
 def _engine(source: str, options: Mapping[str, str]) -> None:
     """Let TensorRT build its engine, which takes minutes, and write it as an EP context."""
     import onnxruntime as ort
@@ -174,7 +202,7 @@ def _engine(source: str, options: Mapping[str, str]) -> None:
         raise LeftOutError(f"TensorRT cannot build its engine: {plain(error)}") from error
     if session.get_providers()[0] != TENSORRT:
         raise LeftOutError(f"onnxruntime opened it on {session.get_providers()[0]}, not on {TENSORRT}")
-    if not os.path.exists(CONTEXT) or "EPContext" not in operators(CONTEXT):
+    if not os.path.exists(MODEL) or "EPContext" not in operators(MODEL):
         raise LeftOutError("TensorRT took no part of the model")
 
 
@@ -186,7 +214,7 @@ def _tried(name: str, level: str, options: dict[str, str], shapes: Mapping[str, 
     provider = WAYS[name].provider
     choices = [{**options, CAPTURE[provider]: "1"}] if shapes["fixed"] else []
     for chosen in (*choices, options):
-        variant = Variant(name, "model.onnx", (), level, {}, Requires(provider), chosen)
+        variant = Variant(name, MODEL, (), level, {}, Requires(provider), chosen)
         try:
             _run(variant, shapes)
         except Exception as error:  # a graph may be refused at its opening, or when it is recorded
@@ -204,7 +232,7 @@ def _run(variant: Variant, shapes: Mapping[str, Any]) -> None:
     from ..engine import open_session
     from ..tensors import BY_V2
 
-    session = open_session("model.onnx", variant, threads=1)
+    session = open_session(MODEL, variant, threads=1)
     feeds = {
         name: np.ones(spec["usual"], BY_V2[spec["dtype"]].numpy) for name, spec in shapes["inputs"].items()
     }

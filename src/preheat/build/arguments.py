@@ -49,6 +49,7 @@ def check(
     rounds: int,
     limits: Mapping[str, int | bool],
     provider: str | None = None,
+    timings: str | None = None,
 ) -> None:
     if name is not None and not is_name(name):
         raise UsageError(
@@ -62,6 +63,8 @@ def check(
         raise UsageError(f"quantize must be int8, not {quantize!r}")
     if provider is not None and provider not in ACCELERATED:
         raise UsageError(f"the provider must be one of {', '.join(ACCELERATED)}, not {provider!r}")
+    if timings is not None and provider != "tensorrt":
+        raise UsageError("--timing-cache is TensorRT's: give --provider tensorrt too")
     if not 0 < tolerance < float("inf"):
         raise UsageError(f"the tolerance must be a number above 0, not {tolerance}")
     if not 1 <= rounds <= 100:

@@ -15,7 +15,7 @@ from .. import fingerprint
 from ..errors import BuildError, SourceError
 from ..fingerprint import Fingerprint
 from ..manifest import Limits, Manifest
-from . import accelerated, arguments, isolated, planner, record, samples, variants
+from . import accelerated, arguments, isolated, planner, record, samples, timing_cache, variants
 from .intake import Files, Model, take
 from .place import Place, write_manifest
 from .progress import Progress, Step, quiet
@@ -38,6 +38,7 @@ def build(
     only: Sequence[str] = (),
     limits: Mapping[str, int | bool] | None = None,
     provider: str | None = None,
+    timings: str | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
     """Build an artifact in the folder ``out`` from an ONNX file or a Hugging Face model folder.
@@ -46,12 +47,13 @@ def build(
     ``recipe``: path of a recipe file (samples.Recipe). ``rounds``: how often each variant is tried; fewer
     where the model is slow. ``only``: the variants to make beside ``portable``; none named: all that can be.
     ``limits``: fields of manifest.Limits to set. ``provider``: ``"cuda"`` or ``"tensorrt"`` for variants on
-    this machine's GPU too.
+    this machine's GPU too. ``timings``: the timing cache that TensorRT begins with (timing_cache.find); by
+    default that of the artifact in ``out``.
 
     Raises UsageError, SourceError, BuildError or DriftError, and then writes nothing.
     """
     progress = progress or quiet
-    arguments.check(name, task, objective, quantize, tolerance, rounds, limits or {}, provider)
+    arguments.check(name, task, objective, quantize, tolerance, rounds, limits or {}, provider, timings)
     wanted = arguments.wanted_variants(only, quantize, provider)
     given = None if recipe is None else samples.read_recipe(recipe)
     model = os.path.abspath(model)
@@ -60,15 +62,21 @@ def build(
     name = name or arguments.name_of(model)
     place = Place(out)
     machine = fingerprint.with_runtime(fingerprint.machine())
+    cache, note = None, ""
     if provider:
         accelerated.check(provider, machine)
+    if provider == "tensorrt":
+        cache, note = timing_cache.find(timings, place.path, machine)
 
     with place.staging() as root, _refusals_in_words(place.path):
         files = Files(root)
         taken = take(model, root, task, files, progress)
         draft = _draft(taken, name, objective, tolerance, given, limits or {}, files)
         manifest, notes = _recorded(root, draft, taken, given, dict(limits or {}), progress)
-        manifest, left_out = _with_variants(root, manifest, machine, wanted, provider, files, progress)
+        made: list[str] = [note] if note else []
+        manifest, left_out = _with_variants(
+            root, manifest, machine, wanted, provider, cache, made, files, progress
+        )
         manifest = write_manifest(root, manifest._replace(files=files.all()))
         planned = planner.plan(
             root,
@@ -82,7 +90,7 @@ def build(
         manifest = _without(root, manifest, planned.left_out, files)
         measurements = planned.measurements
         measurements["variants"].update({n: {"left_out": reason} for n, reason in left_out.items()})
-        measurements["notes"] = [*taken.notes, *notes]
+        measurements["notes"] = [*taken.notes, *notes, *made]
         manifest = write_manifest(root, manifest._replace(files=files.all(), measurements=measurements))
         place.commit(root)
     return manifest
@@ -136,17 +144,24 @@ def _with_variants(
     machine: Fingerprint,
     wanted: Sequence[str],
     provider: str | None,
+    cache: timing_cache.TimingCache | None,
+    notes: list[str],
     files: Files,
     progress: Progress,
 ) -> tuple[Manifest, dict[str, str]]:
-    """The manifest with every variant that can be made, and the reasons for those that cannot."""
+    """The manifest with every variant that can be made, and the reasons for those that cannot. ``notes`` gets
+    what is to be told of their making."""
     left_out: dict[str, str] = {}
     shapes = accelerated.shapes(root, manifest) if provider else None
     for done, name in enumerate(wanted):
         progress(Step("making variants", name, done, len(wanted)))
         try:
             made = variants.make(
-                name, root, manifest.variants[0], machine, timeout=MAKING_TIMEOUT, shapes=shapes
+                *(name, root, manifest.variants[0], machine),
+                timeout=MAKING_TIMEOUT,
+                shapes=shapes,
+                timing_cache=cache,
+                notes=notes,
             )
         except variants.LeftOutError as error:
             if name in ("int8", provider):  # it was asked for by name

@@ -28,6 +28,7 @@ from ..manifest import PORTABLE, Requires, Variant
 from ..providers import CPU, CUDA, NVIDIA, TENSORRT, chain
 from . import isolated, ort_file
 from .reasons import plain
+from .timing_cache import TimingCache
 
 WEIGHTS = "model.weights"
 SMALLEST_EXTERNAL = 1024
@@ -104,9 +105,12 @@ def make(
     *,
     timeout: float,
     shapes: Mapping[str, Any] | None = None,
+    timing_cache: TimingCache | None = None,
+    notes: list[str] | None = None,
 ) -> Variant:
     """Make one variant's files under ``root/variants``, unless another variant's are what it opens.
-    ``shapes``: what accelerated.shapes says of the model's inputs, for a variant on a GPU.
+    ``shapes``: what accelerated.shapes says of the model's inputs, for a variant on a GPU. ``timing_cache``:
+    what TensorRT begins with. ``notes`` gets what is to be told of the making.
 
     Raises LeftOutError with the reason, in words, where it cannot be had; it then leaves no files.
     """
@@ -127,11 +131,14 @@ def make(
         if WAYS[name].provider in NVIDIA:
             module = "preheat.build.accelerated"
             request["shapes"] = dict(shapes or {})
+            request["timing_cache"] = timing_cache
         try:
             made = isolated.call(module, request, timeout=timeout)
         except BuildError as error:
             shutil.rmtree(folder)
             raise LeftOutError(str(error)) from error
+        if notes is not None:
+            notes += made.get("notes", [])
     files = tuple(f"variants/{owner}/{file}" for file in sorted(os.listdir(folder)))
     return Variant(
         name=name,

@@ -32,6 +32,14 @@ def build(
     provider: Annotated[
         str | None, typer.Option(help="cuda or tensorrt: variants for this machine's GPU too.")
     ] = None,
+    timing_cache: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="What TensorRT's build begins with: a timing cache, an artifact that has one, or none. "
+            "Default: the artifact that is replaced.",
+        ),
+    ] = None,
     tolerance: Annotated[
         float, typer.Option(help="Largest drift from the golden outputs, relative to their size.")
     ] = 1e-3,
@@ -64,6 +72,7 @@ def build(
             objective=objective,
             quantize=quantize,
             provider=provider,
+            timings=timing_cache,
             tolerance=tolerance,
             recipe=None if recipe is None else str(recipe),
             rounds=rounds,

@@ -192,7 +192,9 @@ def _container(
             yield Needed(f"{where}{name}", "multi-container-probing")
         ports = [str(port.get("name", "http")) for port in _objects(container, "ports")] or ["http"]
         ready = name == "readinessProbe"
-        yield from _probe(_object(container, name), f"{where}{name}.", ports[0], ready=ready)
+        yield from _probe(
+            _object(container, name), f"{where}{name}.", ports[0] if serves else None, ready=ready
+        )
     yield from _security(_object(container, "securityContext"), f"{where}securityContext.")
 
 
@@ -224,15 +226,19 @@ def _mounts(
             yield Wrong(f"{where}[{i}].readOnly", "must be true for this type of volume", POD)
 
 
-def _probe(probe: Mapping[str, Any], where: str, port: str, *, ready: bool) -> Iterator[Wrong]:
+def _probe(probe: Mapping[str, Any], where: str, port: str | None, *, ready: bool) -> Iterator[Wrong]:
+    """``port``: the name of the one that requests come to; None for a container beside it, whose probes have
+    no port by default."""
     yield from _unknown(probe, fields.PROBE, where, MASK)
     handlers = [handler for handler in fields.HANDLERS if handler in probe]
     if len(handlers) > 1 or not (handlers or ready):  # readiness is asked by tcpSocket where nothing is said
         yield Wrong(where + "httpGet", f"must be exactly one of {', '.join(fields.HANDLERS)}", POD)
     for handler in handlers:
         named = _object(probe, handler).get("port")
-        if isinstance(named, str) and named not in ("", port):
+        if port is not None and isinstance(named, str) and named not in ("", port):
             yield Wrong(f"{where}{handler}.port", "must be the container's port", POD)
+        if port is None and handler in ("httpGet", "tcpSocket") and not named:
+            yield Wrong(f"{where}{handler}.port", "must be given: requests come to another container", POD)
     if ready and not probe.get("periodSeconds"):
         # Without a period queue-proxy probes every 50 ms, and knows no other numbers.
         for name in ("failureThreshold", "timeoutSeconds"):

@@ -42,9 +42,11 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(NO_CUDA), reason=NO_CUDA)
 with_tensorrt = pytest.mark.skipif(bool(NO_TENSORRT), reason=NO_TENSORRT)
 
 
-def made(folder: Path, rows: int | str = "batch", provider: str = "cuda", **options: Any) -> Manifest:
-    """An artifact of a chain of matrices [rows, 512]."""
-    built = models.linear(width=512)
+def made(
+    folder: Path, rows: int | str = "batch", provider: str = "cuda", width: int = 512, **options: Any
+) -> Manifest:
+    """An artifact of a chain of matrices [rows, width]."""
+    built = models.linear(width=width)
     if isinstance(rows, int):
         for value in (*built.graph.input, *built.graph.output):
             value.type.tensor_type.shape.dim[0].dim_value = rows
@@ -140,6 +142,27 @@ def test_too_little_memory_is_told_before_the_session(cuda: Path, tmp_path: Path
         assert said in server.request("GET", "/coldstart").json()["fallback"]
 
 
+@pytest.mark.parametrize("variant", ["cuda", "fp16"])
+def test_weights_that_were_sent_ahead_are_used_and_lie_there_once(
+    tmp_path: Path, cache: Path, variant: str
+) -> None:
+    made(tmp_path, width=4096)  # 200 MB, half of that in half precision
+    rows = np.random.default_rng(1).normal(size=(5, 4096)).astype("f4")
+    answers, taken = [], []
+    for ahead in ("off", "on"):
+        free = device.free_mib()
+        environ = {"PREHEAT_VARIANT": variant, "PREHEAT_DEVICE_AHEAD": ahead}
+        with serving(tmp_path / "artifact", PREHEAT_CACHE=str(cache), **environ) as server:
+            answers.append(ask(server, rows)[0])
+            taken.append(free - device.free_mib())
+            report = server.request("GET", "/coldstart").json()
+    (opened,) = [phase["attributes"] for phase in report["phases"] if phase["phase"] == "compile"]
+    assert "not_ahead" not in opened, opened
+    assert opened["sent_bytes"] == 3 * 4096 * 4096 * (2 if variant == "fp16" else 4)
+    np.testing.assert_array_equal(answers[0], answers[1])
+    assert taken[1] < taken[0] + 64
+
+
 @with_tensorrt
 def test_an_engine_is_built_once_and_no_start_builds_one(tmp_path: Path, cache: Path) -> None:
     began = time.monotonic()
@@ -162,6 +185,20 @@ def test_an_engine_is_built_once_and_no_start_builds_one(tmp_path: Path, cache: 
     (opened,) = [phase for phase in report["phases"] if phase["phase"] == "compile"]
     assert opened["duration_ms"] < building * 1e3 / 5
     assert before == {path: path.stat().st_mtime_ns for path in artifact.rglob("*")}
+
+
+@with_tensorrt
+def test_a_rebuild_begins_with_the_timings_of_what_it_replaces(tmp_path: Path) -> None:
+    seconds = []
+    for said in ("without a timing cache", "with the timing cache of the artifact that was replaced"):
+        (note,) = [
+            note
+            for note in made(tmp_path, provider="tensorrt", limits={"batch": 16}).measurements["notes"]
+            if note.startswith("TensorRT's engine was built in ")
+        ]
+        assert said in note
+        seconds.append(float(note.split(" s, ")[0].rsplit(" ", 1)[1]))
+    assert seconds[1] < seconds[0]
 
 
 def test_a_session_is_closed_and_its_memory_given_back(cuda: Path) -> None:

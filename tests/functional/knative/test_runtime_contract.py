@@ -11,6 +11,8 @@ the platform; these are the container's, and what it may rely on of the platform
 - "Root", "Default Filesystems": /tmp is the writable place, and working files and caches go there
 - "Process": PORT is set, and K_SERVICE, K_CONFIGURATION, K_REVISION may be
 - "User": any user may run it (test_image.py does so, on a read-only root)
+- What a developer MUST NOT set: a port's name of one's own ("Protocols and Ports"), properties of the
+  process, namespaces, devices, mount propagation, masked paths; probes go to the one inbound port
 
 Beyond the contract: containerConcurrency, and readiness as early as the golden check allows.
 """
@@ -33,9 +35,12 @@ from typing import Any
 
 import pytest
 
+from preheat.deploy import container_tables, knative
+from preheat.deploy.container_spec import Options
 from preheat.settings import Settings
 
 from ...conftest import Answer, Server, serving
+from ...unit.deploy.artifacts import facts
 from ..test_server import REQUEST, exchange
 
 KNATIVE = {
@@ -283,6 +288,31 @@ def test_readiness_follows_the_golden_check_at_once(filetype_artifact: Path, cac
         assert warmed["attributes"]["runs"] > 0
         assert set(seen) == {200, 503}
         assert 0 < (ready_ns - checked_ns) / 1e6 < 50
+
+
+# The manifest
+
+
+@pytest.mark.parametrize("options", [{}, {"gpu": 1, "pvc": "models", "runtime_class": "nvidia"}])
+def test_what_is_rendered_sets_nothing_that_the_contract_forbids(options: dict[str, Any]) -> None:
+    unit = knative.unit(facts(), Options("r/x:1", **options), container_tables.load())
+    spec = knative.service(unit)["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    (port,) = container["ports"]
+    assert set(port) == {"name", "containerPort"}
+    assert port["name"] in ("http1", "h2c")
+    for probe in ("readinessProbe", "livenessProbe", "startupProbe"):
+        for handler in container.get(probe, {}).values():
+            if isinstance(handler, dict):
+                assert handler["port"] in (port["containerPort"], port["name"])
+        assert not {"exec", "grpc"} & set(container.get(probe, {}))
+    assert not {"PORT", "K_SERVICE", "K_CONFIGURATION", "K_REVISION"} & {e["name"] for e in container["env"]}
+    assert not {"devices", "volumeDevices", "lifecycle", "stdin", "tty", "terminal"} & set(container)
+    assert not {"procMount", "seLinuxOptions"} & set(container["securityContext"])
+    assert not {"hostPID", "hostIPC", "hostNetwork", "hostUsers", "securityContext"} & set(spec)
+    assert not [mount for mount in container["volumeMounts"] if "mountPropagation" in mount]
+    (written,) = [mount for mount in container["volumeMounts"] if not mount.get("readOnly")]
+    assert written["mountPath"] == "/tmp"
 
 
 # containerConcurrency

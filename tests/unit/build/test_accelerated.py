@@ -7,8 +7,9 @@ import onnx
 import pytest
 
 from preheat.build import accelerated, arguments, variants
+from preheat.device_weights import read_table
 from preheat.engine import open_session
-from preheat.errors import BuildError, PreheatError, UsageError
+from preheat.errors import BuildError, EngineError, PreheatError, UsageError
 from preheat.fingerprint import Fingerprint
 from preheat.manifest import Golden, Limits, Manifest, Requires, TensorSpec, Variant
 from preheat.providers import CPU, CUDA, TENSORRT
@@ -148,3 +149,32 @@ def test_a_model_without_weights_is_left_as_it_is(tmp_path: Path) -> None:
     source = models.save(models.model([node], shape[:1], shape[1:]), tmp_path / "m.onnx")
     with pytest.raises(variants.LeftOutError, match="no weights that half precision would change"):
         accelerated.half(str(source), str(tmp_path / "half.onnx"))
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_what_a_start_does_not_change_has_a_table_of_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readable: bool
+) -> None:
+    """Made by the CPU's provider in place of CUDA's. A graph that a start optimises gets no table."""
+
+    def tried(_name: str, level: str, *_: object) -> dict[str, object]:
+        if level == "disabled" and not readable:
+            raise EngineError("not readable again")
+        return {"optimization": level, "provider_options": {}}
+
+    monkeypatch.setitem(variants.WAYS, "cuda", variants.Way(making={"session.disable_prepacking": "1"}))
+    monkeypatch.setattr(accelerated, "_tried", tried)
+    monkeypatch.chdir(tmp_path)
+    source = models.save(models.linear(), tmp_path / "m.onnx")
+    (tmp_path / "made").mkdir()
+    request = {"source": str(source), "folder": str(tmp_path / "made"), "name": "cuda", "shapes": {}}
+    assert accelerated.main(request)["optimization"] == ("disabled" if readable else "all")
+    made = tmp_path / "made"
+    assert (made / "weights.json").exists() is readable
+    if readable:
+        path, stored = read_table(str(made / "weights.json"))
+        assert path == str(made / variants.WEIGHTS)
+        weights, (first, *_) = Path(path).read_bytes(), onnx.load(str(source)).graph.initializer
+        (row,) = [tensor for tensor in stored if tensor.name == first.name]
+        assert (row.dtype, row.shape) == ("FP32", (64, 64))
+        assert weights[row.offset : row.offset + row.size] == first.raw_data

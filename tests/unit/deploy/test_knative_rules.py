@@ -215,6 +215,15 @@ def test_probes_of_a_second_container_need_a_flag() -> None:
         {"image": "side", "readinessProbe": {"tcpSocket": {"port": 1}}}
     )
     assert found(document) == [Needed(f"{POD}containers[1].readinessProbe", "multi-container-probing")]
+    side = document["spec"]["template"]["spec"]["containers"][1]
+    for handler, wrong in (
+        ({"tcpSocket": {"port": "any"}}, []),
+        ({"exec": {"command": ["true"]}}, []),
+        ({"httpGet": {"path": "/"}}, [f"{POD}containers[1].readinessProbe.httpGet.port"]),
+        ({"tcpSocket": {}}, [f"{POD}containers[1].readinessProbe.tcpSocket.port"]),
+    ):
+        side["readinessProbe"] = handler
+        assert [item.path for item in found(document) if isinstance(item, Wrong)] == wrong
 
 
 @pytest.mark.parametrize(
