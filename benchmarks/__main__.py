@@ -34,6 +34,7 @@ from . import (
     poisson,
     request_overhead,
     session_open,
+    tiered,
     up,
 )
 from .figures import Benchmark, show
@@ -51,6 +52,7 @@ ENTRIES = {
     "lambda": Entry(models.minilm, lambda_start.run, 20),
     "session-open-embed": Entry(models.minilm, session_open.run, 15),
     "session-open-bert-base": Entry(models.bert_base, session_open.run, 10),
+    "tiered": Entry(models.bert_base, tiered.run, 15),
     "object-store": Entry(models.minilm, object_store.run, 15),
     "request-overhead": Entry(models.minilm, request_overhead.run, 20),
     "batching": Entry(models.minilm, batching.run, 8),

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import fingerprint
-from .choice import Choice, choose, worse
+from .choice import Choice, choose, tiered, worse
 from .download import Artifact, download
 from .errors import EngineError, TrustError
+from .manifest import Variant
 from .phases import ColdStartReport, Phase, PhaseClock
 from .settings import Settings
 from .stores import Reference, Store
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
     from .batching import Batcher
     from .engine import Engine
     from .tasks import Task
+
+
+CPU_WITH_REQUESTS = ("lambda", "cloudrun")
+"""Platforms that take the CPU away between requests: what runs beside them runs at their expense."""
+HEADROOM = 1.25
+"""Memory that there must be for a second session, in terms of its measured peak. The first one's weights are
+mapped, and what is left of it is small beside that."""
 
 
 class Loaded(NamedTuple):
@@ -35,6 +43,10 @@ class Loaded(NamedTuple):
     """Joins requests that wait at the same time; None where each runs alone."""
     artifact: Artifact | None = None
     """What it was opened from."""
+    threads: int = 1
+    """Of the session."""
+    successor: Variant | None = None
+    """What is to take over from the engine, beside its first answers."""
 
 
 def bootstrap(
@@ -55,7 +67,7 @@ def bootstrap(
     """
     artifact = _open(place, settings, cache_dir, clock)
     machine = fingerprint.machine()
-    artifact.verify_ahead(likely_files(artifact, machine, settings))
+    artifact.verify_ahead(likely_files(artifact, machine, settings, platform))
 
     with clock.phase(Phase.IMPORT) as attributes:
         attributes["of"] = "numpy, onnxruntime, task"
@@ -69,7 +81,7 @@ def bootstrap(
         task_class = task or built_in(artifact.manifest.task)
         _import(task_class.libraries)
 
-    choice = _choose(artifact, machine, settings)
+    choice = _choose(artifact, machine, settings, platform)
     threads = settings.threads or machine.cpus
     failures = dict(choice.refused)
     for variant in choice.variants:
@@ -88,6 +100,7 @@ def bootstrap(
     fallback = None
     if worse(artifact.manifest, engine.variant, failures):
         fallback = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+    successor = choice.successor if engine.variant is choice.variants[0] else None
     report = ColdStartReport(
         clock,
         instance=instance,
@@ -98,6 +111,7 @@ def bootstrap(
             "provider": engine.variant.requires.provider,
             "threads": threads,
             "fallback": fallback,
+            **({"takeover": {"variant": successor.name, "state": "waiting"}} if successor else {}),
             "cache": artifact.cached,
             "host": machine._asdict(),
             "deployment": dict(deployment or {}),
@@ -113,6 +127,8 @@ def bootstrap(
         fallback=fallback,
         batcher=batcher(engine, settings),
         artifact=artifact,
+        threads=threads,
+        successor=successor,
     )
 
 
@@ -138,19 +154,34 @@ def _import(libraries: tuple[str, ...]) -> None:
             ) from missing
 
 
-def _choose(artifact: Artifact, machine: fingerprint.Fingerprint, settings: Settings) -> Choice:
-    return choose(
+def _choose(
+    artifact: Artifact, machine: fingerprint.Fingerprint, settings: Settings, platform: str
+) -> Choice:
+    choice = choose(
         artifact.manifest,
         machine,
         objective=settings.objective,
         forced=settings.variant,
         provider=settings.require_provider,
     )
+    if settings.tiered == "off" or settings.variant:
+        return choice
+    if settings.tiered == "on":
+        return tiered(choice, artifact.manifest, thresholds=False)
+    if platform in CPU_WITH_REQUESTS:
+        return choice
+    pair = tiered(choice, artifact.manifest, thresholds=True)
+    if pair.successor is None:
+        return choice
+    needed = artifact.manifest.measured(pair.successor.name, "rss_mib") or 0.0
+    return pair if needed * HEADROOM <= fingerprint.room_mib() else choice
 
 
-def likely_files(artifact: Artifact, machine: fingerprint.Fingerprint, settings: Settings) -> list[str]:
+def likely_files(
+    artifact: Artifact, machine: fingerprint.Fingerprint, settings: Settings, platform: str = "process"
+) -> list[str]:
     """What the session will most likely open, told before onnxruntime is imported. Raises EngineError."""
     manifest = artifact.manifest
-    best = _choose(artifact, machine, settings).variants[0]
+    best = _choose(artifact, machine, settings, platform).variants[0]
     golden = [path for pair in manifest.golden for path in pair]
     return [*best.files, *manifest.assets.values(), *golden]

@@ -48,6 +48,10 @@ class Settings:
     """Force one variant by name. Default: the best whose requirements hold on this machine."""
     objective: str = ""
     """``cold``, ``balanced`` or ``warm``: what "best" means. Default: what the artifact was built for."""
+    tiered: str = "auto"
+    """Whether the variant that opens soonest answers first and the one that runs fastest takes over:
+    ``auto``: where the artifact's measurements say that it pays, there is memory for it, and the platform
+    leaves the CPU to an instance between requests (not Lambda, not Cloud Run); ``on``, ``off``."""
     threads: int = 0
     """Intra-op threads of the session. 0: one per usable CPU."""
     concurrency: int = 0
@@ -142,6 +146,11 @@ class Settings:
 
     def _check(self) -> None:
         _one_of("PREHEAT_VERIFY", self.verify, ("fetch", "always"))
+        _one_of("PREHEAT_TIERED", self.tiered, ("auto", "on", "off"))
+        if self.tiered == "on" and self.variant:
+            raise SettingsError(
+                "PREHEAT_TIERED=on opens two variants, and PREHEAT_VARIANT names the only one"
+            )
         _one_of("PREHEAT_BATCH_TENANTS", self.batch_tenants, ("same", "any"))
         _one_of("PREHEAT_LEDGER_DOWN", self.ledger_down, ("fail", "open"))
         _one_of("PREHEAT_ACCESS_LOG", self.access_log, ("off", "on"))

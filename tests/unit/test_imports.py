@@ -40,6 +40,7 @@ LAYERS = (
     },
     {"incoming", "eviction", "fetch", "release", "remote"},
     {"bootstrap", "service", "jobs"},
+    {"takeover"},
     {"exposition"},
     {"adapters", "function", "snapshot"},
     {"server", "measure", "build", "publish"},
