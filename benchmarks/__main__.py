@@ -21,6 +21,7 @@ from preheat.measure.show import progress
 
 from . import (
     batching,
+    cold_cache,
     cold_start,
     fork,
     gpu,
@@ -48,6 +49,7 @@ class Entry(NamedTuple):
 
 ENTRIES = {
     "cold-start": Entry(models.minilm, cold_start.run, 20),
+    "cold-cache": Entry(models.minilm, cold_cache.run, 20),
     "fork": Entry(models.minilm, fork.run, 40),
     "lambda": Entry(models.minilm, lambda_start.run, 20),
     "session-open-embed": Entry(models.minilm, session_open.run, 15),

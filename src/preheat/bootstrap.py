@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from . import fingerprint
 from .choice import Choice, choose, tiered, worse
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from .tasks import Task
 
 
+Result = TypeVar("Result")
 CPU_WITH_REQUESTS = ("lambda", "cloudrun")
 """Platforms that take the CPU away between requests: what runs beside them runs at their expense."""
 HEADROOM = 1.25
@@ -72,6 +75,9 @@ def bootstrap(
     with clock.phase(Phase.IMPORT) as attributes:
         attributes["of"] = "numpy, onnxruntime, task"
         # Not at the top: these bring numpy, and verification should run beside their import, not after it.
+        from .numpy_import import import_numpy  # isort: skip - before whatever else imports it
+
+        import_numpy()
         from .batching import batcher
         from .compile import compile
         from .tasks import built_in
@@ -79,16 +85,24 @@ def bootstrap(
 
         machine = fingerprint.with_runtime(machine)
         task_class = task or built_in(artifact.manifest.task)
-        _import(task_class.libraries)
 
     choice = _choose(artifact, machine, settings, platform)
     threads = settings.threads or machine.cpus
     failures = dict(choice.refused)
+    ready_task: Task | None = None
     for variant in choice.variants:
         try:
             with clock.phase(Phase.COMPILE) as attributes:
-                engine = compile(artifact, variant, threads=threads)
-                ready_task = task_class(artifact)
+                opening = _Beside(partial(compile, artifact, variant, threads=threads))
+                try:
+                    if ready_task is None:
+                        with clock.phase(Phase.IMPORT) as imported:
+                            imported["of"] = "task"
+                            _import(task_class.libraries)
+                            ready_task = task_class(artifact)
+                finally:
+                    opening.join()
+                engine = opening.result()
                 attributes.update(variant=variant.name, provider=variant.requires.provider, threads=threads)
             with clock.phase(Phase.WARMUP) as attributes:
                 attributes.update(warm(engine, artifact))
@@ -118,6 +132,7 @@ def bootstrap(
             **({"not_restored": settings.not_restored} if settings.not_restored else {}),
         },
     )
+    assert ready_task is not None  # noqa: S101 - there is an engine
     return Loaded(
         engine,
         ready_task,
@@ -130,6 +145,31 @@ def bootstrap(
         threads=threads,
         successor=successor,
     )
+
+
+class _Beside(threading.Thread, Generic[Result]):
+    """Work in a thread of its own, begun at once. onnxruntime opens a session without the interpreter's lock,
+    so that the task's library and tokenizer are loaded meanwhile: by the main thread, as a function's own
+    task may expect."""
+
+    def __init__(self, work: Callable[[], Result]) -> None:
+        super().__init__(name="preheat-opening")
+        self._work = work
+        self._done: list[Result] = []
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._done.append(self._work())
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> Result:
+        """What came of it, after ``join``; raises what it raised."""
+        if self._error is not None:
+            raise self._error
+        return self._done.pop()
 
 
 def _open(place: Store | Reference, settings: Settings, cache_dir: str, clock: PhaseClock) -> Artifact:

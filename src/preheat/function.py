@@ -14,7 +14,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -89,7 +88,7 @@ class Function:
             try:
                 loaded = bootstrap(
                     open_store(self.location),
-                    replace(self.settings, threads=self.settings.thread_count(self._environ)),
+                    self.settings._replace(threads=self.settings.thread_count(self._environ)),
                     cache_dir=self.settings.cache_dir(self._environ),
                     instance=self.service.instance,
                     clock=clock,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 from .errors import SettingsError
 from .providers import NAMES
@@ -16,8 +16,7 @@ from .providers import NAMES
 PREFIX = "PREHEAT_"
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     artifact: str = ""
     """The artifact folder, a function's ``app.py``, or a place in a store: ``s3://bucket/prefix/name@``
     and an alias, a version or ``sha256:`` with the whole version."""
@@ -130,14 +129,14 @@ class Settings:
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:
         """Read ``PREHEAT_*`` and ``PORT``. Raises SettingsError for a name or value that is not known."""
-        known = {PREFIX + field.name.upper(): field for field in fields(cls)}
+        known = {PREFIX + field.upper(): field for field in cls._fields}
         values: dict[str, object] = {}
         for name in sorted(environ):
             if name.startswith(PREFIX):
                 if name not in known:
                     raise SettingsError(f"{name} is not a setting of Preheat{_nearest(name, list(known))}")
                 field = known[name]
-                values[field.name] = _convert(name, environ[name], type(field.default))
+                values[field] = _convert(name, environ[name], type(cls._field_defaults[field]))
         if environ.get("PORT"):
             values["port"] = _convert("PORT", environ["PORT"], int)
         settings = cls(**values)  # type: ignore[arg-type]  # converted to each field's own type above

@@ -29,6 +29,7 @@ LAYERS = (
     {
         "protocol",
         "tasks",
+        "numpy_import",
         "engine",
         "download",
         "cache",

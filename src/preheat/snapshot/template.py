@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import fingerprint
@@ -62,7 +61,7 @@ def prepare(environ: Mapping[str, str], *, kind: str, one_thread: bool) -> Templ
     settings = Settings.from_environ(environ)
     if not settings.artifact:
         raise UsageError("nothing to serve: set PREHEAT_ARTIFACT to an artifact folder or an app.py")
-    started_as = replace(settings, objective=settings.objective or "warm", tiered="off")
+    started_as = settings._replace(objective=settings.objective or "warm", tiered="off")
     renewal = Renewal(kind)
     renewal.register()  # before the function's own: the last before a snapshot, the first after a restore
     with pinned(started_as, settings.cache_dir(environ), clock) as location:
@@ -72,8 +71,7 @@ def prepare(environ: Mapping[str, str], *, kind: str, one_thread: bool) -> Templ
 
             function = target(location, {**environ, "PREHEAT_ARTIFACT": location})
         threads = settings.thread_count(environ) or (1 if one_thread else fingerprint.machine().cpus)
-        function.settings = replace(
-            function.settings,
+        function.settings = function.settings._replace(
             objective=started_as.objective,
             tiered=started_as.tiered,
             threads=1 if one_thread else threads,
