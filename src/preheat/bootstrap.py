@@ -109,7 +109,7 @@ def bootstrap(
             break
         except EngineError as error:
             failures[variant.name] = str(error)
-            if variant is choice.variants[-1]:
+            if variant is choice.variants[-1] or ready_task is None:  # the task fails with any variant
                 raise
     fallback = None
     if worse(artifact.manifest, engine.variant, failures):
