@@ -1,8 +1,8 @@
 """numpy imported without the docstrings of what it has in C, which nobody reads in a server.
 
-They are added at import by modules that do nothing else, in 5 of the 210 ms of CPU of a start (MiniLM). As with
-``python -OO``, where numpy adds none either, ``__doc__`` is then None. Whoever has imported numpy before, a
-function's own module say, keeps them; ``import numpy._core._add_newdocs`` adds them later.
+They are added at import by modules that do nothing else, in 5 of the 210 ms of CPU of a start (MiniLM). As
+with ``python -OO``, where numpy adds none either, ``__doc__`` is then None. Who has imported numpy before,
+a function's own module say, keeps them; ``import numpy._core._add_newdocs`` adds them later.
 """
 
 from __future__ import annotations
