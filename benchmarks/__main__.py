@@ -21,6 +21,7 @@ from preheat.measure.show import progress
 
 from . import (
     batching,
+    cold_cache,
     cold_start,
     fork,
     gpu,
@@ -34,6 +35,7 @@ from . import (
     poisson,
     request_overhead,
     session_open,
+    tiered,
     up,
 )
 from .figures import Benchmark, show
@@ -47,10 +49,12 @@ class Entry(NamedTuple):
 
 ENTRIES = {
     "cold-start": Entry(models.minilm, cold_start.run, 20),
+    "cold-cache": Entry(models.minilm, cold_cache.run, 20),
     "fork": Entry(models.minilm, fork.run, 40),
     "lambda": Entry(models.minilm, lambda_start.run, 20),
     "session-open-embed": Entry(models.minilm, session_open.run, 15),
     "session-open-bert-base": Entry(models.bert_base, session_open.run, 10),
+    "tiered": Entry(models.bert_base, tiered.run, 15),
     "object-store": Entry(models.minilm, object_store.run, 15),
     "request-overhead": Entry(models.minilm, request_overhead.run, 20),
     "batching": Entry(models.minilm, batching.run, 8),

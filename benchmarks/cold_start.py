@@ -32,7 +32,7 @@ def run(artifact: Path, turns: int, progress: Progress) -> Benchmark:
         f"Cold start of {subject.manifest.name}: spawn to the first correct answer over HTTP",
         lines,
         [
-            Claim("preheat / floor", ours / under, 1.25, at_most=True),
+            Claim("preheat / floor", ours / under, 1.12, at_most=True),
             Claim("FastAPI + onnxruntime / preheat", plain / ours, 2.0, at_most=False),
         ],
         sum(len(outcome.wrong) for outcome in outcomes),

@@ -39,6 +39,8 @@ class Place:
         """What came of that, where another ran it."""
         self.ran_ns = 0
         """How long that other run took."""
+        self.variant = ""
+        """What it ran on."""
         self.waiting = False
         self.given_back = False
         self._turn = Lock()

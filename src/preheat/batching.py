@@ -101,6 +101,7 @@ class Batcher:
             raise
         finally:
             for mate, result in zip(mates, results[1:], strict=True):
+                mate.variant = self._engine.variant.name
                 mate.ran_ns = time.perf_counter_ns() - began_ns
                 if isinstance(result, PreheatError):
                     mate.error = result

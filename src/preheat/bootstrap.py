@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from . import fingerprint
-from .choice import Choice, choose, worse
+from .choice import Choice, choose, tiered, worse
 from .download import Artifact, download
 from .errors import EngineError, TrustError
+from .manifest import Variant
 from .phases import ColdStartReport, Phase, PhaseClock
 from .providers import NVIDIA
 from .settings import Settings
@@ -19,6 +22,14 @@ if TYPE_CHECKING:
     from .device_weights import Ahead
     from .engine import Engine
     from .tasks import Task
+
+
+Result = TypeVar("Result")
+CPU_WITH_REQUESTS = ("lambda", "cloudrun")
+"""Platforms that take the CPU away between requests: what runs beside them runs at their expense."""
+HEADROOM = 1.25
+"""Memory that there must be for a second session, in terms of its measured peak. The first one's weights are
+mapped, and what is left of it is small beside that."""
 
 
 class Loaded(NamedTuple):
@@ -37,6 +48,10 @@ class Loaded(NamedTuple):
     """Joins requests that wait at the same time; None where each runs alone."""
     artifact: Artifact | None = None
     """What it was opened from."""
+    threads: int = 1
+    """Of the session."""
+    successor: Variant | None = None
+    """What is to take over from the engine, beside its first answers."""
 
 
 def bootstrap(
@@ -57,12 +72,15 @@ def bootstrap(
     """
     artifact = _open(place, settings, cache_dir, clock)
     machine = fingerprint.machine()
-    artifact.verify_ahead(likely_files(artifact, machine, settings))
-    ahead = _ahead(artifact, machine, settings)
+    artifact.verify_ahead(likely_files(artifact, machine, settings, platform))
+    ahead = _ahead(artifact, machine, settings, platform)
 
     with clock.phase(Phase.IMPORT) as attributes:
         attributes["of"] = "numpy, onnxruntime, task"
         # Not at the top: these bring numpy, and verification should run beside their import, not after it.
+        from .numpy_import import import_numpy  # isort: skip - before whatever else imports it
+
+        import_numpy()
         from .batching import batcher
         from .compile import compile
         from .tasks import built_in
@@ -70,28 +88,37 @@ def bootstrap(
 
         machine = fingerprint.with_runtime(machine)
         task_class = task or built_in(artifact.manifest.task)
-        _import(task_class.libraries)
 
-    choice = _choose(artifact, machine, settings)
+    choice = _choose(artifact, machine, settings, platform)
     threads = settings.threads or machine.cpus
     failures = dict(choice.refused)
+    ready_task: Task | None = None
     for variant in choice.variants:
         try:
             with clock.phase(Phase.COMPILE) as attributes:
-                engine = compile(artifact, variant, threads=threads, ahead=ahead)
+                opening = _Beside(partial(compile, artifact, variant, threads=threads, ahead=ahead))
+                try:
+                    if ready_task is None:
+                        with clock.phase(Phase.IMPORT) as imported:
+                            imported["of"] = "task"
+                            _import(task_class.libraries)
+                            ready_task = task_class(artifact)
+                finally:
+                    opening.join()
+                engine = opening.result()
                 attributes.update({} if ahead is None else ahead.told)
-                ready_task = task_class(artifact)
                 attributes.update(variant=variant.name, provider=variant.requires.provider, threads=threads)
             with clock.phase(Phase.WARMUP) as attributes:
                 attributes.update(warm(engine, artifact))
             break
         except EngineError as error:
             failures[variant.name] = str(error)
-            if variant is choice.variants[-1]:
+            if variant is choice.variants[-1] or ready_task is None:  # the task fails with any variant
                 raise
     fallback = None
     if worse(artifact.manifest, engine.variant, failures):
         fallback = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+    successor = choice.successor if engine.variant is choice.variants[0] else None
     report = ColdStartReport(
         clock,
         instance=instance,
@@ -102,12 +129,14 @@ def bootstrap(
             "provider": engine.variant.requires.provider,
             "threads": threads,
             "fallback": fallback,
+            **({"takeover": {"variant": successor.name, "state": "waiting"}} if successor else {}),
             "cache": artifact.cached,
             "host": machine._asdict(),
             "deployment": dict(deployment or {}),
             **({"not_restored": settings.not_restored} if settings.not_restored else {}),
         },
     )
+    assert ready_task is not None  # noqa: S101 - there is an engine
     return Loaded(
         engine,
         ready_task,
@@ -117,7 +146,34 @@ def bootstrap(
         fallback=fallback,
         batcher=batcher(engine, settings),
         artifact=artifact,
+        threads=threads,
+        successor=successor,
     )
+
+
+class _Beside(threading.Thread, Generic[Result]):
+    """Work in a thread of its own, begun at once. onnxruntime opens a session without the interpreter's lock,
+    so that the task's library and tokenizer are loaded meanwhile: by the main thread, as a function's own
+    task may expect."""
+
+    def __init__(self, work: Callable[[], Result]) -> None:
+        super().__init__(name="preheat-opening")
+        self._work = work
+        self._done: list[Result] = []
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._done.append(self._work())
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> Result:
+        """What came of it, after ``join``; raises what it raised."""
+        if self._error is not None:
+            raise self._error
+        return self._done.pop()
 
 
 def _open(place: Store | Reference, settings: Settings, cache_dir: str, clock: PhaseClock) -> Artifact:
@@ -142,21 +198,36 @@ def _import(libraries: tuple[str, ...]) -> None:
             ) from missing
 
 
-def _choose(artifact: Artifact, machine: fingerprint.Fingerprint, settings: Settings) -> Choice:
-    return choose(
+def _choose(
+    artifact: Artifact, machine: fingerprint.Fingerprint, settings: Settings, platform: str
+) -> Choice:
+    choice = choose(
         artifact.manifest,
         machine,
         objective=settings.objective,
         forced=settings.variant,
         provider=settings.require_provider,
     )
+    if settings.tiered == "off" or settings.variant:
+        return choice
+    if settings.tiered == "on":
+        return tiered(choice, artifact.manifest, thresholds=False)
+    if platform in CPU_WITH_REQUESTS:
+        return choice
+    pair = tiered(choice, artifact.manifest, thresholds=True)
+    if pair.successor is None:
+        return choice
+    needed = artifact.manifest.measured(pair.successor.name, "rss_mib") or 0.0
+    return pair if needed * HEADROOM <= fingerprint.room_mib() else choice
 
 
-def _ahead(artifact: Artifact, machine: fingerprint.Fingerprint, settings: Settings) -> Ahead | None:
+def _ahead(
+    artifact: Artifact, machine: fingerprint.Fingerprint, settings: Settings, platform: str
+) -> Ahead | None:
     """Who makes the GPU ready beside the imports, where that is asked for and a GPU is likely to be used."""
     if settings.device_ahead != "on":
         return None
-    best = _choose(artifact, machine, settings).variants[0]
+    best = _choose(artifact, machine, settings, platform).variants[0]
     if best.requires.provider not in NVIDIA:
         return None
     from .device_weights import Ahead  # nothing of it is needed on a CPU
@@ -164,9 +235,11 @@ def _ahead(artifact: Artifact, machine: fingerprint.Fingerprint, settings: Setti
     return Ahead(artifact, best, artifact.manifest.device_mib(best))
 
 
-def likely_files(artifact: Artifact, machine: fingerprint.Fingerprint, settings: Settings) -> list[str]:
+def likely_files(
+    artifact: Artifact, machine: fingerprint.Fingerprint, settings: Settings, platform: str = "process"
+) -> list[str]:
     """What the session will most likely open, told before onnxruntime is imported. Raises EngineError."""
     manifest = artifact.manifest
-    best = _choose(artifact, machine, settings).variants[0]
+    best = _choose(artifact, machine, settings, platform).variants[0]
     golden = [path for pair in manifest.golden for path in pair]
     return [*best.files, *manifest.assets.values(), *golden]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from .errors import ArtifactError, EngineError
 from .fingerprint import Fingerprint
 from .manifest import PORTABLE, Manifest, Variant
-from .providers import full_name, preference
+from .providers import CPU, full_name, preference
 
 RUNS_AHEAD = 50
 """What "balanced" weighs: the start, the first answer, and this many that follow."""
@@ -18,11 +18,18 @@ NOISE = 1.05
 """Steady runs within this factor of the fastest count as equal: less than that, a planner cannot tell."""
 
 
+SOONER, SAVED_MS, FASTER = 0.75, 40.0, 0.9
+"""Two sessions pay where the first answer comes at no more than this share of the other's time, so many
+milliseconds sooner, and the other one's steady runs take no more than this share of the first one's."""
+
+
 class Choice(NamedTuple):
     variants: tuple[Variant, ...]
     """Those that this machine can open, best first."""
     refused: dict[str, str]
     """Those that rank above the first of them and cannot be opened here, each with its reason."""
+    successor: Variant | None = None
+    """What takes over from the first of them while that one answers; None for none."""
 
 
 def choose(
@@ -62,6 +69,43 @@ def choose(
     return Choice(tuple(kept), refused)
 
 
+def tiered(choice: Choice, manifest: Manifest, *, thresholds: bool) -> Choice:
+    """The choice as it is where one variant answers first and another takes over: the one whose first answer
+    comes soonest before all others, the one that runs fastest as its successor.
+
+    On the CPU alone: a GPU's memory would have to hold both. Unchanged where no two differ so, or with
+    ``thresholds`` not by enough.
+    """
+    if choice.variants[0].requires.provider != CPU:
+        return choice
+    measured = {}
+    for variant in choice.variants:
+        figures = _milliseconds(manifest, variant)
+        if figures is not None and variant.requires.provider == CPU:
+            measured[variant.name] = figures
+    if not measured:
+        return choice
+    first = next(v.name for v in rank(manifest, "cold") if v.name in measured)
+    successor = next(v for v in rank(manifest, "warm") if v.name in measured)
+    (start, steady), (start_after, steady_after) = measured[first], measured[successor.name]
+    pays = start < start_after and steady_after < steady
+    if thresholds:
+        pays = start <= start_after * SOONER and start + SAVED_MS <= start_after
+        pays = pays and steady_after <= steady * FASTER
+    if not pays:
+        return choice
+    ordered = sorted(choice.variants, key=lambda variant: variant.name != first)
+    return choice._replace(variants=tuple(ordered), successor=successor)
+
+
+def _milliseconds(manifest: Manifest, variant: Variant) -> tuple[float, float] | None:
+    """To the first answer, and of a run from then on; None where they were not measured."""
+    session, first, steady = (
+        manifest.measured(variant.name, f) for f in ("session_ms", "first_ms", "steady_ms")
+    )
+    return None if session is None or first is None or steady is None else (session + first, steady)
+
+
 def worse(manifest: Manifest, variant: Variant, failures: Mapping[str, str]) -> bool:
     """Whether a variant is less than what the artifact was built for, given those that failed before it:
     ``portable`` in place of any, or another provider than the best of them."""
@@ -85,13 +129,12 @@ def rank(manifest: Manifest, objective: str) -> list[Variant]:
 
     def cost(variant: Variant) -> tuple[int, bool, float, float, bool]:
         provider = variant.requires.provider
-        figures = [manifest.measured(variant.name, f) for f in ("session_ms", "first_ms", "steady_ms")]
-        if any(figure is None for figure in figures):
+        figures = _milliseconds(manifest, variant)
+        if figures is None:
             return preference(provider), True, 0.0, 0.0, variant.name == PORTABLE
-        session, first, steady = (float(figure) for figure in figures if figure is not None)
+        start, steady = figures
         if steady <= fastest[provider] * NOISE:
             steady = fastest[provider]
-        start = session + first
         milliseconds = {"cold": start, "balanced": start + RUNS_AHEAD * steady, "warm": steady}[objective]
         return preference(provider), False, milliseconds, start, variant.name == PORTABLE
 

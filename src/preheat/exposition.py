@@ -86,8 +86,8 @@ class _Instance:
             "version": __version__,
             "model": artifact["name"],
             "model_version": artifact["version"],
-            "variant": report.facts["variant"],
-            "provider": report.facts["provider"],
+            "variant": loaded.engine.variant.name,
+            "provider": loaded.engine.variant.requires.provider,
         }
         family = GaugeMetricFamily("preheat_build_info", "What runs here", labels=list(build))
         family.add_metric([str(value) for value in build.values()], 1)

@@ -111,6 +111,21 @@ def usable_cpus() -> int:
     return max(cpus, 1)
 
 
+def room_mib() -> float:
+    """Memory that this process may still take or make others' caches give up, MiB: what the system has
+    available, no more than its control groups allow in all (cgroup v2). Infinite where nothing tells."""
+    room = float("inf")
+    with contextlib.suppress(OSError, StopIteration), open("/proc/meminfo") as file:
+        room = next(int(line.split()[1]) / 1024 for line in file if line.startswith("MemAvailable:"))
+    group = _first_line("/proc/self/cgroup").strip().removeprefix("0::")
+    while group.startswith("/"):
+        limit = _first_line(f"/sys/fs/cgroup{group.rstrip('/')}/memory.max").strip()
+        if limit.isdigit():
+            room = min(room, int(limit) / (1 << 20))
+        group = group.rstrip("/").rpartition("/")[0] + "/" if group != "/" else ""
+    return room
+
+
 def _first_line(path: str) -> str:
     try:
         with open(path) as file:

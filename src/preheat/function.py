@@ -14,7 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +88,7 @@ class Function:
             try:
                 loaded = bootstrap(
                     open_store(self.location),
-                    replace(self.settings, threads=self.settings.thread_count(self._environ)),
+                    self.settings._replace(threads=self.settings.thread_count(self._environ)),
                     cache_dir=self.settings.cache_dir(self._environ),
                     instance=self.service.instance,
                     clock=clock,
@@ -100,6 +100,14 @@ class Function:
                 self.service.fail(error)
                 raise
             self.service.ready(loaded)
+            if loaded.successor is not None:
+                from .takeover import Takeover
+
+                tell = partial(_told, "takeover")
+                self.service.takeover = Takeover(
+                    self.service, loaded.successor, loaded.threads, self.settings, tell
+                )
+                self.service.takeover.start()
         log("cold start", **loaded.report.to_dict())
 
     @property
@@ -218,6 +226,10 @@ def deployment(environ: Mapping[str, str]) -> dict[str, str]:
     runtime contract, "Process"); empty elsewhere."""
     names = ("service", "configuration", "revision")
     return {name: environ[f"K_{name.upper()}"] for name in names if environ.get(f"K_{name.upper()}")}
+
+
+def _told(message: str, fields: Mapping[str, Any]) -> None:
+    log(message, **fields)
 
 
 _sink: Callable[[str, Mapping[str, Any]], None] | None = None

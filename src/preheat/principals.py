@@ -15,7 +15,6 @@ The parts after the kind are escaped, so that no two of different kinds or issue
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -85,6 +84,8 @@ class Principals:
         """
         if platform or not self.required:
             return platform
+        import hashlib  # it brings OpenSSL, which nobody needs where there are no keys
+
         credential = self._credential(headers)
         tenant = self._keys.get(self._blinded(hashlib.sha256(credential.encode()).digest()))
         if tenant is not None:
@@ -111,6 +112,8 @@ class Principals:
         return credential
 
     def _blinded(self, digest: bytes) -> bytes:
+        import hashlib
+
         return hashlib.blake2b(digest, key=self._blind).digest()
 
 
@@ -163,6 +166,8 @@ def new_key() -> tuple[str, str]:
     import secrets
 
     key = f"pk_{secrets.token_urlsafe(32)}"
+    import hashlib
+
     return key, _DIGEST + hashlib.sha256(key.encode()).hexdigest()
 
 

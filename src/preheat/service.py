@@ -20,11 +20,14 @@ from .principals import Principals
 from .telemetry import Telemetry
 
 if TYPE_CHECKING:
+    from .batching import Batcher
     from .bootstrap import Loaded
+    from .engine import Engine
     from .idempotency import Idempotency
     from .jobs import Jobs
     from .phases import ColdStartReport
     from .settings import Settings
+    from .takeover import Takeover
     from .tensors import Padding, Tensors
 
 DEFAULT_MAX_BYTES = 16 * 1024 * 1024
@@ -88,6 +91,8 @@ class Outcome(NamedTuple):
     """Whether another execution of its key gave the answer."""
     degraded: str = ""
     """In what way this is less than was asked for; empty for none."""
+    variant: str = ""
+    """What it ran on; empty where it did not run for this request."""
 
 
 class Service:
@@ -136,7 +141,10 @@ class Service:
         """Whether this process goes on after an answer, so that a request may be answered later."""
         self._loaded: Loaded | None = None
         self._failure = ""
-        self._answered = False
+        self.answered = Event()
+        """Set by the first answer of this start."""
+        self.takeover: Takeover | None = None
+        """What is to open another session beside the first answers."""
         self._lock = Lock()
         self._settled = Event()
 
@@ -153,12 +161,25 @@ class Service:
         self._settled.set()
         self.telemetry.ready(loaded)
 
+    def take_over(self, engine: Engine, batcher: Batcher | None, threads: int) -> Engine:
+        """Let another session answer whatever takes its turn from now on; gives the one from before, on
+        which requests may still run."""
+        if batcher is not None:
+            batcher.ran = self.telemetry.ran
+        with self._lock:
+            assert self._loaded is not None  # noqa: S101 - there is something to take over from
+            before = self._loaded.engine
+            self._loaded = self._loaded._replace(
+                engine=engine, batcher=batcher, threads=threads, successor=None
+            )
+        return before
+
     def restored(self, report: ColdStartReport) -> None:
         """The process was restored from a snapshot: what comes now is the first of that start."""
         with self._lock:
             assert self._loaded is not None  # noqa: S101 - a snapshot is taken of what is ready
             loaded = self._loaded = self._loaded._replace(report=report)
-            self._answered = False
+            self.answered.clear()
         self.telemetry.restored(loaded)
 
     def fail(self, error: PreheatError) -> None:
@@ -174,6 +195,8 @@ class Service:
             if self.state is State.FAILED:
                 return
             self.state = State.DRAINING
+        if self.takeover is not None:
+            self.takeover.leave()
         self.admission.close(shutting_down(), waiting=False)
 
     def stop_starting(self) -> None:
@@ -191,6 +214,8 @@ class Service:
         what telemetry is left."""
         if self._jobs is not None:
             self._jobs.stop(grace_s)
+        if self.takeover is not None:
+            self.takeover.close()
         with self._lock:
             idempotency, self._idempotency = self._idempotency, None  # the next key opens another
         if idempotency is not None:
@@ -251,35 +276,38 @@ class Service:
         until = self._until(request.arrived_ns, request.deadline_ns)
         if time.perf_counter() > until:
             raise TimedOutError("its deadline had passed when it came")
-        run = _Run(self.admission.enter(request.tenant), until, self.telemetry)
+        run = _Run(self, self.admission.enter(request.tenant), until)
         try:
             loaded = self.loaded(request.arrived_ns, request.deadline_ns)
             call = request.prepare(loaded)
             answer: Answer | PreheatError
             replayed, degraded = False, ""
             if request.key is None:
-                answer = run.answer(self.admission, loaded, call)
+                answer = run.answer(loaded, call)
             else:
                 result = self.idempotency.run(
                     request.key.name,
                     request.key.fingerprint(loaded),
-                    lambda: pack(_outcome(lambda: run.answer(self.admission, loaded, call))),
+                    lambda: pack(_outcome(lambda: run.answer(loaded, call))),
                     wait=min(request.key.wait, max(until - time.perf_counter(), 0.0)),
                 )
                 answer, replayed = unpack(result.outcome), result.replayed
                 degraded = "ledger" if result.degraded else self._ledger_lacks
         finally:
             self.admission.leave(run.place)
-            self.telemetry.passed(run.asked_ns, run.began_ns, run.ended_ns)
+            self.telemetry.passed(run.asked_ns, run.began_ns, run.ended_ns, run.place.variant)
         if time.perf_counter() > until:
             raise TimedOutError("its deadline passed while its outcome was recorded; a retry gets that")
         cold = request.arrived_ns < loaded.report.ready_ns
         with self._lock:
-            first, self._answered = not self._answered, True
+            first = not self.answered.is_set()
+            if first:
+                self.answered.set()
         if first:
             loaded.report.first_request(request.arrived_ns)
         waited_ns = (run.began_ns or time.perf_counter_ns()) - request.arrived_ns
-        return Outcome(answer, cold or first, waited_ns, run.ended_ns - run.began_ns, replayed, degraded)
+        ran_ns, variant = run.ended_ns - run.began_ns, "" if replayed else run.place.variant
+        return Outcome(answer, cold or first, waited_ns, ran_ns, replayed, degraded, variant)
 
     def _until(self, arrived_ns: int, deadline_ns: int) -> float:
         """``time.perf_counter`` at which a request's time is up."""
@@ -293,22 +321,25 @@ class Service:
 class _Run:
     """One request's way through the engine."""
 
-    def __init__(self, place: Place, until: float, telemetry: Telemetry) -> None:
+    def __init__(self, service: Service, place: Place, until: float) -> None:
+        self.service = service
         self.place = place
         self.until = until
-        self.telemetry = telemetry
         self.asked_ns = 0
         self.began_ns = 0
         self.ended_ns = 0
 
-    def answer(self, admission: Admission, loaded: Loaded, call: Call) -> Answer:
+    def answer(self, loaded: Loaded, call: Call) -> Answer:
         """Wait for a turn, run, encode. Raises TimedOutError where that took longer than there was time."""
+        admission = self.service.admission
         loaded.engine.check(call.inputs)
         self.place.call = call
         self.asked_ns = time.perf_counter_ns()
         if admission.turn(self.place, self.until):
             self.began_ns = time.perf_counter_ns()
             try:
+                loaded = self.service.current or loaded  # another session may have taken over meanwhile
+                self.place.variant = loaded.engine.variant.name
                 if loaded.batcher is None:
                     outputs: Tensors = loaded.engine.infer(call.inputs, call.outputs)
                 else:
@@ -317,7 +348,7 @@ class _Run:
                 self.ended_ns = time.perf_counter_ns()
                 admission.done(self.place)
                 if loaded.batcher is None:
-                    self.telemetry.ran(self.began_ns, self.ended_ns)
+                    self.service.telemetry.ran(self.began_ns, self.ended_ns)
         else:
             self.ended_ns = time.perf_counter_ns()
             self.began_ns = self.ended_ns - self.place.ran_ns

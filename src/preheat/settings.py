@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 from .errors import SettingsError
 from .providers import NAMES
@@ -16,8 +16,7 @@ from .providers import NAMES
 PREFIX = "PREHEAT_"
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     artifact: str = ""
     """The artifact folder, a function's ``app.py``, or a place in a store: ``s3://bucket/prefix/name@``
     and an alias, a version or ``sha256:`` with the whole version."""
@@ -48,6 +47,10 @@ class Settings:
     """Force one variant by name. Default: the best whose requirements hold on this machine."""
     objective: str = ""
     """``cold``, ``balanced`` or ``warm``: what "best" means. Default: what the artifact was built for."""
+    tiered: str = "auto"
+    """Whether the variant that opens soonest answers first and the one that runs fastest takes over:
+    ``auto``: where the artifact's measurements say that it pays, there is memory for it, and the platform
+    leaves the CPU to an instance between requests (not Lambda, not Cloud Run); ``on``, ``off``."""
     threads: int = 0
     """Intra-op threads of the session. 0: one per usable CPU."""
     concurrency: int = 0
@@ -130,14 +133,14 @@ class Settings:
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:
         """Read ``PREHEAT_*`` and ``PORT``. Raises SettingsError for a name or value that is not known."""
-        known = {PREFIX + field.name.upper(): field for field in fields(cls)}
+        known = {PREFIX + field.upper(): field for field in cls._fields}
         values: dict[str, object] = {}
         for name in sorted(environ):
             if name.startswith(PREFIX):
                 if name not in known:
                     raise SettingsError(f"{name} is not a setting of Preheat{_nearest(name, list(known))}")
                 field = known[name]
-                values[field.name] = _convert(name, environ[name], type(field.default))
+                values[field] = _convert(name, environ[name], type(cls._field_defaults[field]))
         if environ.get("PORT"):
             values["port"] = _convert("PORT", environ["PORT"], int)
         settings = cls(**values)  # type: ignore[arg-type]  # converted to each field's own type above
@@ -146,6 +149,11 @@ class Settings:
 
     def _check(self) -> None:
         _one_of("PREHEAT_VERIFY", self.verify, ("fetch", "always"))
+        _one_of("PREHEAT_TIERED", self.tiered, ("auto", "on", "off"))
+        if self.tiered == "on" and self.variant:
+            raise SettingsError(
+                "PREHEAT_TIERED=on opens two variants, and PREHEAT_VARIANT names the only one"
+            )
         _one_of("PREHEAT_BATCH_TENANTS", self.batch_tenants, ("same", "any"))
         _one_of("PREHEAT_LEDGER_DOWN", self.ledger_down, ("fail", "open"))
         _one_of("PREHEAT_ACCESS_LOG", self.access_log, ("off", "on"))

@@ -202,9 +202,9 @@ class Telemetry:
             return ""
         return observation.trace.header
 
-    def passed(self, asked_ns: int, began_ns: int, ended_ns: int) -> None:
+    def passed(self, asked_ns: int, began_ns: int, ended_ns: int, variant: str = "") -> None:
         """A request left the engine, or the line before it. ``asked_ns``: when it asked for its turn; the
-        others are 0 where it did not get that far."""
+        others are 0, and ``variant`` is empty, where it did not get that far."""
         if not asked_ns:
             return
         until = began_ns or time.perf_counter_ns()
@@ -212,6 +212,8 @@ class Telemetry:
         observation = self.current
         if observation is not None:
             observation.marks.append(Mark("wait", asked_ns, until, {}))
+            if variant:
+                observation.attributes["preheat.variant"] = variant
             if ended_ns:
                 observation.marks.append(Mark("run", began_ns, ended_ns, {}))
 

@@ -98,9 +98,9 @@ class Tracing:
             _parent(trace),
             SpanKind.CONSUMER if seen.deferred else SpanKind.SERVER,
             {
+                "preheat.variant": str(facts["variant"]),  # unless the run itself says otherwise
                 **seen.attributes,
                 "preheat.outcome": seen.outcome,
-                "preheat.variant": str(facts["variant"]),
                 **({"preheat.start": seen.start} if seen.start else {}),
                 **({"preheat.tenant": tenant_digest(seen.tenant)} if seen.tenant else {}),
                 **({"error.type": seen.error} if seen.error else {}),

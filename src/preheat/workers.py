@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from _queue import Empty, SimpleQueue  # what `queue` has it from; the rest of that module is not needed
 from collections.abc import Callable
 from threading import Lock, Thread
@@ -56,4 +55,6 @@ class Workers:
             try:
                 work()
             except Exception:  # a defect of ours: the thread serves others
+                import traceback  # none is expected
+
                 traceback.print_exc(file=sys.stderr)

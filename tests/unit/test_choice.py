@@ -1,8 +1,8 @@
 import pytest
 
-from preheat.choice import choose, rank, worse
+from preheat.choice import choose, rank, tiered, worse
 from preheat.errors import ArtifactError, EngineError
-from preheat.fingerprint import Fingerprint, machine, usable_cpus
+from preheat.fingerprint import Fingerprint, machine, room_mib, usable_cpus
 from preheat.manifest import Manifest, Requires, Variant
 from preheat.providers import CPU, CUDA, TENSORRT
 
@@ -158,3 +158,63 @@ def test_the_cpu_may_be_what_is_wanted() -> None:
     choice = choose(EVERYWHERE, GPU, provider="cpu")
     assert choice.variants[0].name == "packed"
     assert not worse(EVERYWHERE, choice.variants[0], choice.refused)
+
+
+TIERS = {
+    "portable": (900, 25, 25),
+    "mapped": (175, 20, 18.5),
+    "packed": (160, 20, 18.4),
+    "unpacked": (60, 48, 43),
+}
+
+
+def tiers(figures: dict[str, tuple[float, float, float]], *, thresholds: bool = True) -> tuple[str, str]:
+    """Which variant answers first and which takes over, empty for none."""
+    found = measured(*map(variant, figures))
+    rows = found.measurements["variants"]
+    rows.update(
+        {
+            name: dict(zip(rows["packed"], ({"median": value} for value in values), strict=True))
+            for name, values in figures.items()
+        }
+    )
+    choice = tiered(choose(found, HERE, objective="warm"), found, thresholds=thresholds)
+    assert sorted(v.name for v in choice.variants) == sorted(figures)
+    return choice.variants[0].name, choice.successor.name if choice.successor else ""
+
+
+def test_what_opens_soonest_answers_first_and_what_runs_fastest_takes_over() -> None:
+    assert tiers(TIERS) == ("unpacked", "packed")
+
+
+@pytest.mark.parametrize(
+    ("figures", "which", "wanted"),
+    [
+        ({**TIERS, "unpacked": (100, 48, 43)}, ("packed", ""), ("unpacked", "packed")),  # too little sooner
+        ({**TIERS, "unpacked": (60, 20, 20)}, ("packed", ""), ("unpacked", "packed")),  # runs as fast
+        (
+            {"portable": (90, 9, 4.5), "packed": (45, 7, 4.5), "unpacked": (24, 10, 7)},
+            ("packed", ""),  # 18 ms
+            ("unpacked", "packed"),
+        ),
+        ({"portable": (90, 9, 4.5), "packed": (45, 7, 4.4)}, ("packed", ""), ("packed", "")),  # one is best
+    ],
+)
+def test_two_sessions_have_to_pay_unless_they_are_wanted(
+    figures: dict[str, tuple[float, float, float]], which: tuple[str, str], wanted: tuple[str, str]
+) -> None:
+    assert tiers(figures) == which
+    assert tiers(figures, thresholds=False) == wanted
+
+
+def test_nothing_is_tiered_unmeasured_or_on_a_gpu() -> None:
+    bare = WHOLE._replace(measurements={})
+    choice = choose(bare, HERE)
+    assert tiered(choice, bare, thresholds=False) == choice
+    found = measured(variant("portable"), variant("packed", provider=CUDA))
+    choice = choose(found, HERE)._replace(variants=found.variants[::-1])
+    assert tiered(choice, found, thresholds=False) == choice
+
+
+def test_there_is_some_memory_here() -> None:
+    assert 16 < room_mib() < 2**24

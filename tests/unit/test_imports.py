@@ -29,6 +29,7 @@ LAYERS = (
     {
         "protocol",
         "tasks",
+        "numpy_import",
         "engine",
         "download",
         "cache",
@@ -41,6 +42,7 @@ LAYERS = (
     },
     {"incoming", "eviction", "fetch", "release", "remote"},
     {"bootstrap", "service", "jobs"},
+    {"takeover"},
     {"exposition"},
     {"adapters", "function", "snapshot"},
     {"server", "measure", "build", "publish"},

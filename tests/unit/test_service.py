@@ -16,7 +16,8 @@ from preheat.service import Call, Outcome, Request, Service, State
 
 def loaded(concurrency: int = 1) -> Loaded:
     report = ColdStartReport(PhaseClock(), instance="i", facts={})
-    engine = SimpleNamespace(check=lambda _: None, infer=lambda inputs, _outputs: inputs())
+    variant = SimpleNamespace(name="packed")
+    engine = SimpleNamespace(variant=variant, check=lambda _: None, infer=lambda inputs, _outputs: inputs())
     return Loaded(
         cast(Any, engine),
         cast(Any, None),

@@ -29,6 +29,8 @@ def test_the_platforms_port_wins() -> None:
         ({"PREHEAT_TIMEOUT": "soon"}, "PREHEAT_TIMEOUT must be a number"),
         ({"PREHEAT_TIMEOUT": "nan"}, "PREHEAT_TIMEOUT must be a number"),
         ({"PREHEAT_VERIFY": "never"}, "PREHEAT_VERIFY must be one of fetch, always"),
+        ({"PREHEAT_TIERED": "yes"}, "PREHEAT_TIERED must be one of auto, on, off"),
+        ({"PREHEAT_TIERED": "on", "PREHEAT_VARIANT": "ort"}, "PREHEAT_VARIANT names the only one"),
         ({"PREHEAT_OBJECTIVE": "hot"}, "PREHEAT_OBJECTIVE must be one of cold, balanced, warm"),
         ({"PREHEAT_QUEUE": "-1"}, "PREHEAT_QUEUE must not be negative"),
         ({"PORT": "99999"}, "PORT must lie between"),

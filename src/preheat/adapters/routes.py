@@ -310,9 +310,11 @@ def _handle(service: Service, request: HttpRequest, prepare: Prepare) -> HttpRes
     response = _recorded(service, outcome.answer)
     headers = response.headers
     headers += [("x-preheat-start", start), ("server-timing", timing)]
+    if outcome.variant:
+        headers.append(("x-preheat-variant", outcome.variant))
     if outcome.replayed:
         headers.append(("x-preheat-replayed", "true"))
-    degraded = [f"variant={loaded.engine.variant.name}"] if loaded.fallback else []
+    degraded = [f"variant={outcome.variant or loaded.engine.variant.name}"] if loaded.fallback else []
     degraded += [outcome.degraded] if outcome.degraded else []
     if degraded:
         headers.append(("x-preheat-degraded", ", ".join(degraded)))

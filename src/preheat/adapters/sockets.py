@@ -14,7 +14,6 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from functools import partial
 
@@ -164,6 +163,8 @@ class Sockets:
                     break
                 following = connection.refuse(response)
         except Exception:  # a defect of ours: the other connections live on
+            import traceback  # none is expected
+
             traceback.print_exc(file=sys.stderr)
             following = Next.END
         try:

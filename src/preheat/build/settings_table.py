@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from ..settings import PREFIX, Settings
@@ -18,12 +17,12 @@ def described() -> list[dict[str, Any]]:
     docs = _docstrings()
     return [
         {
-            "name": PREFIX + field.name.upper(),
-            "type": type(field.default).__name__,
-            "default": field.default,
-            "doc": docs[field.name],
+            "name": PREFIX + field.upper(),
+            "type": type(default).__name__,
+            "default": default,
+            "doc": docs[field],
         }
-        for field in fields(Settings)
+        for field, default in Settings._field_defaults.items()
     ]
 
 

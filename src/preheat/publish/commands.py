@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..settings import Settings
@@ -136,7 +135,7 @@ def _marked() -> Settings:
     settings = _settings()
     if settings.high_water:
         return settings
-    return replace(settings, high_water=f"{settings.cache_dir(os.environ)}/store/high-water")
+    return settings._replace(high_water=f"{settings.cache_dir(os.environ)}/store/high-water")
 
 
 def _settings() -> Settings:

@@ -75,7 +75,10 @@ class Renewal:
         return self._function
 
     def close_clients(self) -> None:
-        """Close the ledger's client, giving up its keys, and the event loop; the clock is read last."""
+        """Close the ledger's client, giving up its keys, and the event loop; the clock is read last. A
+        session that is to take over does so first."""
+        if self._function is not None and self._function.service.takeover is not None:
+            self._function.service.takeover.finish()
         self._close()
         self._taken_at = time.time()
 

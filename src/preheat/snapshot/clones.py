@@ -21,11 +21,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import EngineError, PreheatError, UsageError
 from ..service import State
-from .template import Template, give_back, go_on, prepare, say_restored, threads_now
+from ..takeover import take_over
+from .template import Template, go_on, prepare, say_restored, threads_now
 
 if TYPE_CHECKING:
     from types import FrameType
 
+    from ..engine import Engine
     from ..server import Stop
 
 SETTLE_S = 0.1
@@ -46,8 +48,9 @@ def main(control: socket.socket, environ: Mapping[str, str]) -> int:
     except PreheatError as error:
         from ..server import told
 
+        status = told(error)  # it is in the log when whoever asked hears of it
         _tell(control, what="failed", error=str(error), code=error.code)
-        return told(error)
+        return status
     except Exception as error:  # a hook's own
         traceback.print_exc()
         _tell(control, what="failed", error=f"{type(error).__name__}: {error}", code="hook")
@@ -196,8 +199,7 @@ def _settle(template: Template, stop: Stop) -> None:
     The inherited one answers until then. A clone whose session gives other answers than recorded ends; one
     that gets no session of more threads keeps the one that it has.
     """
-    from ..compile import compile  # they are loaded: bootstrap needed them
-    from ..warmup import warm
+    from ..warmup import warm  # it is loaded: bootstrap needed it
 
     time.sleep(SETTLE_S)
     service = template.function.service
@@ -214,18 +216,15 @@ def _settle(template: Template, stop: Stop) -> None:
         return
     if template.threads > 1:
         try:
-            opened = compile(loaded.artifact, loaded.engine.variant, threads=template.threads)
-            warm(opened, loaded.artifact, once=True)
-        except EngineError as error:
+            variant = loaded.engine.variant
+            take_over(service, variant, template.threads, template.function.settings, keep=_inherited.append)
+        except PreheatError as error:
             print(f"warning: {error}; one thread runs", file=sys.stderr, flush=True)  # noqa: T201
             return
-        _inherited.append(loaded.engine.session)
-        loaded.engine.session = opened.session
-        give_back()
         loaded.report.facts = {**loaded.report.facts, "threads": template.threads}
 
 
-_inherited: list[Any] = []
+_inherited: list[Engine] = []
 """The template's session, which no clone may tear down."""
 
 

@@ -6,8 +6,6 @@ The session's opening is paid once, before any copy: so the variant that runs fa
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import gc
 import json
 import os
@@ -15,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import fingerprint
@@ -24,6 +21,7 @@ from ..function import Function, log, quieten_libraries, target
 from ..phases import FIRST_LINE_NS, Phase, PhaseClock
 from ..principals import principal
 from ..settings import Settings
+from ..takeover import give_back
 from . import hooks
 from .builtin import Renewal
 from .pinned import pinned
@@ -63,7 +61,7 @@ def prepare(environ: Mapping[str, str], *, kind: str, one_thread: bool) -> Templ
     settings = Settings.from_environ(environ)
     if not settings.artifact:
         raise UsageError("nothing to serve: set PREHEAT_ARTIFACT to an artifact folder or an app.py")
-    started_as = replace(settings, objective=settings.objective or "warm")
+    started_as = settings._replace(objective=settings.objective or "warm", tiered="off")
     renewal = Renewal(kind)
     renewal.register()  # before the function's own: the last before a snapshot, the first after a restore
     with pinned(started_as, settings.cache_dir(environ), clock) as location:
@@ -73,8 +71,10 @@ def prepare(environ: Mapping[str, str], *, kind: str, one_thread: bool) -> Templ
 
             function = target(location, {**environ, "PREHEAT_ARTIFACT": location})
         threads = settings.thread_count(environ) or (1 if one_thread else fingerprint.machine().cpus)
-        function.settings = replace(
-            function.settings, objective=started_as.objective, threads=1 if one_thread else threads
+        function.settings = function.settings._replace(
+            objective=started_as.objective,
+            tiered=started_as.tiered,
+            threads=1 if one_thread else threads,
         )
         renewal.adopt(function, function.service.close)
         function.service.defers = True
@@ -133,13 +133,6 @@ def say_restored(template: Template) -> None:
     current = template.function.service.current
     assert current is not None  # noqa: S101 - a copy of what was started
     log("restored", **current.report.to_dict())
-
-
-def give_back() -> None:
-    """Return to the system what opening a session allocated and freed, where libc can (glibc's
-    malloc_trim)."""
-    with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def threads_now() -> int:

@@ -329,9 +329,9 @@ def test_settings_are_listed_with_their_documentation() -> None:
 
     assert ran.status == 0
     rows = {row["name"]: row for row in ran.json()}
-    for name in Settings.__dataclass_fields__:
+    for name in Settings._fields:
         row = rows["PREHEAT_" + name.upper()]
-        assert row["default"] == Settings.__dataclass_fields__[name].default
+        assert row["default"] == Settings._field_defaults[name]
         assert row["doc"]
     table = preheat("settings").out
     assert all(name in table for name in rows)
