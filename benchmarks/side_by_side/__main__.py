@@ -82,6 +82,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     setup = Setup(subject, arguments.rounds, arguments.seconds, arguments.minutes, servers, clients)
     wanted = [EVERY[0], *(one for one in EVERY[1:] if not arguments.peers or one.name in arguments.peers)]
     ready, left_out = _environments(wanted, shlex.split(arguments.pip), told)
+    os.sched_setaffinity(0, clients)  # what asks and waits takes nothing from the servers
     with progress("side by side") as tell:
         found = run(ready, setup, tell)
     return {

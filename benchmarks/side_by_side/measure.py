@@ -72,9 +72,9 @@ class Level(NamedTuple):
 
 
 def run(contenders: Sequence[Contender], setup: Setup, progress: Progress) -> dict[str, Any]:
-    """What each contender did, Preheat first, as plain JSON: ``rows`` with every round's samples, ``left_out``
-    with the reason of each that could not be started or answered wrongly, ``rounds`` and ``minutes``. Raises
-    UsageError where Preheat fails.
+    """What each contender did, Preheat first, as plain JSON: ``rows`` with every round's samples,
+    ``left_out`` with the reason of each that could not be started or answered wrongly, ``rounds`` and
+    ``minutes``. Raises UsageError where Preheat fails.
     """
     begin = time.monotonic()
     ours, rows, left_out = _rehearsed(contenders, setup, progress)
@@ -99,7 +99,8 @@ def _rehearsed(
     contenders: Sequence[Contender], setup: Setup, progress: Progress
 ) -> tuple[Sequence[Any], dict[str, dict[str, Any]], list[dict[str, str]]]:
     """Each started once, not counted: that start writes the bytecode which a deployed image has. Its answers
-    are held against the recorded one and Preheat's. Gives Preheat's, and an empty row to each that was right."""
+    are held against the recorded one and Preheat's. Gives Preheat's, and an empty row for each that is right.
+    """
     ours: Sequence[Any] = []
     rows: dict[str, dict[str, Any]] = {}
     left_out: list[dict[str, str]] = []
