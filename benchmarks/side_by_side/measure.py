@@ -14,6 +14,7 @@ import numpy as np
 from preheat.errors import EngineError, PreheatError, UsageError
 from preheat.measure.client import Response, request
 from preheat.measure.run import Progress
+from preheat.measure.summary import rank
 from preheat.measure.target import Target
 
 from .. import load
@@ -168,24 +169,34 @@ def _serving(contender: Contender, setup: Setup) -> Any:
 
 def _under(contender: Contender, setup: Setup, server: Server, connections: int, seconds: float) -> Level:
     begin = time.monotonic() + 0.5
+    end = begin + seconds
     (seen,) = load.run(
         load.Plan(
             server.port,
             [load.post(contender.path, contender.body(text)) for text in TEXTS],
             begin,
-            begin + seconds,
+            end,
             connections,
             cpus=setup.client_cpus,
         )
     )
-    good = sorted(one.ms for one in seen.seen if one.status == 200)
-    if not good:
-        raise EngineError(f"no request of {connections} connections was answered with 200: {seen.counts}")
+    return level(seen.seen, end)
+
+
+def level(seen: Sequence[load.Seen], end: float) -> Level:
+    """What came of a load that ended at ``end``. Those under way then are waited for, and count for latency,
+    but not as answers of its time, which begins with the first request. Raises EngineError for no good answer
+    in it."""
+    good = [one for one in seen if one.status == 200]
+    in_time = [one for one in good if one.at + one.ms / 1e3 <= end]
+    if not in_time:
+        raise EngineError(f"of {len(seen)} requests under load none was answered with 200 in time")
+    took = sorted(one.ms for one in good)
     return Level(
-        len(good) / seen.seconds,
-        good[(len(good) - 1) // 2],
-        good[min(int(len(good) * 0.99), len(good) - 1)],
-        len(seen.seen) - len(good),
+        len(in_time) / (end - min(one.at for one in seen)),
+        took[rank(len(took), 0.5) - 1],
+        took[rank(len(took), 0.99) - 1],
+        len(seen) - len(good),
     )
 
 

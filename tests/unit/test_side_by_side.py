@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from benchmarks import load
 from benchmarks.side_by_side import __main__ as entry
 from benchmarks.side_by_side import environments, measure, plot, process, report
 from benchmarks.side_by_side.contenders import EVERY, PEERS, Contender
@@ -217,6 +218,14 @@ def test_a_server_that_ends_is_told_with_its_last_words() -> None:
         process.started(command, {**os.environ}, {}, [*os.sched_getaffinity(0)], ASKED),
     ):
         pass
+
+
+def test_what_is_answered_after_a_load_is_no_answer_of_its_time() -> None:
+    seen = [load.Seen(n, "none", 200, 10.0 + n, 900.0, "") for n in range(4)]  # the last one ends at 13.9
+    found = measure.level([*seen, load.Seen(4, "none", 503, 12.0, 5.0, "")], 13.0)
+    assert (found.rate, found.p50_ms, found.p99_ms, found.failed) == (1.0, 900.0, 900.0, 1)
+    with pytest.raises(EngineError, match="of 1 requests under load none"):
+        measure.level(seen[3:], 13.5)
 
 
 def test_embeddings_are_held_against_each_other() -> None:
