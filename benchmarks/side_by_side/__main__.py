@@ -30,6 +30,7 @@ from .measure import Setup, run
 
 DOCS = ROOT / "docs"
 SAMPLES = OUT / "peers.json"
+MINUTES = 20.0
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -39,7 +40,9 @@ def main(words: Sequence[str] | None = None) -> int:
     names = [contender.name for contender in EVERY]
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each load")
-    parser.add_argument("--minutes", type=float, default=20.0, help="no round is begun that would end later")
+    parser.add_argument(
+        "--minutes", type=float, default=MINUTES, help="no round is begun that would end later"
+    )
     parser.add_argument("--peers", nargs="+", metavar="NAME", help=f"of {', '.join(names[1:])}; default: all")
     parser.add_argument("--server-cpus", type=_cpus, help="0,1; default: the first half of those at hand")
     parser.add_argument("--client-cpus", type=_cpus, help="default: the other half")
@@ -137,6 +140,7 @@ def _command(arguments: argparse.Namespace) -> str:
     words = [f"--rounds {arguments.rounds}", f"--seconds {arguments.seconds:g}"]
     for name, given in (("--server-cpus", arguments.server_cpus), ("--client-cpus", arguments.client_cpus)):
         words += [f"{name} {','.join(map(str, given))}"] if given else []
+    words += [f"--minutes {arguments.minutes:g}"] if arguments.minutes != MINUTES else []
     words += ["--peers " + " ".join(arguments.peers)] if arguments.peers else []
     return f'make bench-peers PEERS="{" ".join(words)}"'
 

@@ -136,18 +136,18 @@ def _measured(contender: Contender, setup: Setup, ours: Sequence[Any], row: dict
     """One round of one contender; nothing of it counts where an answer is wrong or missing."""
     with _serving(contender, setup) as server:
         _under(contender, setup, server, LEVELS[-1], WARM_S)
-        levels = {level: _under(contender, setup, server, level, setup.seconds) for level in LEVELS}
+        levels = {n: level(*_under(contender, setup, server, n, setup.seconds)) for n in LEVELS}
         memory = memory_mib(server.process.pid)
         found = _embeddings(contender, server)
     _expect(contender, server.first, _recorded(setup.subject))
     if (apart := _apart(found, ours)) is not None:
         raise EngineError(apart)
-    if failed := sum(level.failed for level in levels.values()):
+    if failed := sum(one.failed for one in levels.values()):
         raise EngineError(f"{failed} requests under load were not answered with 200")
     row["first_ms"].append(server.first_ms)
     row["memory_mib"].append(memory)
-    for connections, level in levels.items():
-        row["levels"].setdefault(str(connections), []).append(level._asdict())
+    for connections, one in levels.items():
+        row["levels"].setdefault(str(connections), []).append(one._asdict())
 
 
 def _serving(contender: Contender, setup: Setup) -> Any:
@@ -167,7 +167,10 @@ def _serving(contender: Contender, setup: Setup) -> Any:
     )
 
 
-def _under(contender: Contender, setup: Setup, server: Server, connections: int, seconds: float) -> Level:
+def _under(
+    contender: Contender, setup: Setup, server: Server, connections: int, seconds: float
+) -> tuple[Sequence[load.Seen], float]:
+    """What one load saw, and the moment at which it ended."""
     begin = time.monotonic() + 0.5
     end = begin + seconds
     (seen,) = load.run(
@@ -180,7 +183,7 @@ def _under(contender: Contender, setup: Setup, server: Server, connections: int,
             cpus=setup.client_cpus,
         )
     )
-    return level(seen.seen, end)
+    return seen.seen, end
 
 
 def level(seen: Sequence[load.Seen], end: float) -> Level:

@@ -48,7 +48,7 @@ def drawn(found: Mapping[str, Any]) -> str:
         layout = canvas.get_layout_engine()
         assert layout is not None  # noqa: S101 - constrained, by the call above
         layout.set(h_pad=0.1, w_pad=0.1)  # type: ignore[call-arg] # inches; what every engine shares is less
-        note = f"bar: median of {found['rounds']} rounds, line: from the least to the most; {found['date']}"
+        note = f"bar: the rounds' median, line: from the least to the most; {found['date']}"
         canvas.supxlabel(note, x=0.01, ha="left", fontsize=8, color=SOFT)
         each[0].set_yticks(range(len(rows)), [row["label"] for row in rows])
         each[0].invert_yaxis()

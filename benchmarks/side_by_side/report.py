@@ -18,7 +18,7 @@ Written by `make bench-peers`; not by hand.
 
     {command}
 
-{date}, {machine}, Python {python}. {rounds} rounds in {minutes:g} minutes; in each one every server runs
+{date}, {machine}, Python {python}. {took} in {minutes:g} minutes; in each one every server runs
 once in a fresh process, and who begins changes. Servers have CPU {servers}, the client CPU {clients};
 each session has {threads}, and each server one process that runs the model, its documentation's default.
 Page cache warm.
@@ -86,7 +86,8 @@ def short(found: Mapping[str, Any]) -> str:
             "",
             *_table(("server", *map(_head, SHORT)), [_medians(row, rows, SHORT) for row in rows]),
             "",
-            f"MiniLM: a text in, its embedding out. Medians of {found['rounds']} fresh processes each,",
+            f"MiniLM: a text in, its embedding out. Medians of {_amount(found['rounds'], 'round')}",
+            "of fresh processes,",
             f"best in bold; {found['machine']}, {found['date']}.",
             f"Servers have {_amount(found['server_cpus'], 'CPU')} and as many threads in their sessions.",
             "[docs/peers.md](docs/peers.md): how, versions, and the ranges.",
@@ -135,6 +136,7 @@ def page(found: Mapping[str, Any]) -> str:
     starts, loads = (START, LATENCY, TAILS[1], MEMORY), (*RATES.values(), *(TAILS[n] for n in LEVELS[1:]))
     told = {**found, "texts": len(TEXTS), "same": SAME, "warm": WARM_S}
     told["servers"], told["clients"] = _list(found["server_cpus"]), _list(found["client_cpus"])
+    told["took"] = _amount(found["rounds"], "round")
     told["threads"] = _amount(found["threads"], "intra-op thread")
     lines = [
         _PAGE.format_map(told),

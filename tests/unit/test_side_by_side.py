@@ -171,6 +171,17 @@ def test_a_peer_has_pinned_requirements_and_a_file(contender: Contender) -> None
     assert len(modules) == 1, told
 
 
+def test_an_environment_that_cannot_be_made_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "requirements").mkdir()
+    (tmp_path / "requirements" / "kserve.txt").write_text("no-such-package==1.0\n")
+    monkeypatch.setattr(environments, "PEERS", tmp_path)
+    monkeypatch.setattr(environments, "ENVIRONMENTS", tmp_path / "made")
+    kserve = next(contender for contender in EVERY if contender.name == "kserve")
+    with pytest.raises(UsageError, match=r"pip cannot install kserve\.txt: ERROR: .*no-such-package"):
+        environments.make(kserve, ["--no-index", "--isolated"])
+    assert not (tmp_path / "made" / "kserve" / "made-from").exists()
+
+
 def test_a_server_is_timed_from_its_spawn_and_ended_with_its_children(tmp_path: Path) -> None:
     """It says 503 at first, which is no answer, and leaves a child that ignores SIGTERM."""
     script = tmp_path / "server.py"
