@@ -9,7 +9,7 @@ EXPORT := .venv-export/bin
 PIP := -m pip --disable-pip-version-check --quiet
 OUT := out
 
-.PHONY: help run serve test test-gpu test-cluster torture check format bench bench-gpu layers layers-lock templates filetype embed clean
+.PHONY: help run serve test test-gpu test-cluster torture check format bench bench-gpu bench-peers layers layers-lock templates filetype embed clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -56,6 +56,9 @@ bench: .venv/.test .venv-export/.ready .venv-sam/.ready filetype embed ## the fi
 
 bench-gpu: .venv-gpu/.ready embed ## MiniLM by each provider of this machine's GPU
 	.venv-gpu/bin/python -m benchmarks gpu
+
+bench-peers: .venv/.test embed ## Preheat beside other servers, docs/peers.md and README's table; PEERS="--rounds 2" for less
+	$(BIN)/python -m benchmarks.side_by_side --pip="$(EXPORT_PIP)" $(PEERS)
 
 layers: .venv/.test filetype ## Lambda layers for each Python and architecture, checked, in out/layers
 	$(BIN)/python -m layers.build $(LAYERS)
@@ -115,4 +118,4 @@ functions/embed/artifact/manifest.json: .venv-export/.ready warmup/embed.json
 	@touch $@
 
 clean: ## forget everything that was made
-	rm -rf .venv .venv-export .venv-sam .venv-gpu $(OUT) functions/*/artifact .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-export .venv-sam .venv-gpu .venv-peers $(OUT) functions/*/artifact .pytest_cache .mypy_cache .ruff_cache .hypothesis

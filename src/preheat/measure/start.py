@@ -157,6 +157,11 @@ def pss_mib(pid: int) -> float | None:
     if started:
         sizes = [pss_mib(child) for child in started]
         return sum(size for size in sizes if size is not None) or None
+    return own_pss_mib(pid)
+
+
+def own_pss_mib(pid: int) -> float | None:
+    """The same of one process, whatever it has started."""
     try:
         with open(f"/proc/{pid}/smaps_rollup") as file:
             for line in file:
