@@ -18,8 +18,8 @@ from pathlib import Path
 from preheat.measure.client import free_port
 from preheat.server import listen
 
-from ...conftest import ROOT
-from .conftest import KIND, gone, running, up
+from ...conftest import ROOT, gone, running
+from .conftest import KIND, up
 
 SHORT = ("--stable-window", "0.6", "--grace", "0.4")
 
