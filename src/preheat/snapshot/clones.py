@@ -46,8 +46,9 @@ def main(control: socket.socket, environ: Mapping[str, str]) -> int:
     except PreheatError as error:
         from ..server import told
 
+        status = told(error)  # first: who hears of the failure may end this process
         _tell(control, what="failed", error=str(error), code=error.code)
-        return told(error)
+        return status
     except Exception as error:  # a hook's own
         traceback.print_exc()
         _tell(control, what="failed", error=f"{type(error).__name__}: {error}", code="hook")
