@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 
-from preheat.measure import imported, rounds, target
-from preheat.measure.run import Progress, told
+from preheat.measure import rounds, target
+from preheat.measure.run import Progress
 from preheat.measure.start import PORT, Contender
 
+from . import floors
 from .figures import Benchmark, Claim, Line
 from .models import server_environ
 
@@ -20,12 +20,10 @@ def run(artifact: Path, turns: int, progress: Progress) -> Benchmark:
     subject = target.find(str(artifact), server_environ())
     server = target.server(subject)
     peer = fastapi(subject, server)
-    first, _ = told(rounds.rehearse(server)), rounds.rehearse(peer)
-    known = imported.ask(subject.location, target.with_bytecode(subject.environ))
-    with tempfile.TemporaryDirectory(prefix="preheat-floor-") as folder:
-        floor = target.floor(subject, first["variant"], first["threads"], known.libraries, folder)
+    rounds.rehearse(peer)
+    with floors.under(subject, server) as floor:
         outcomes = rounds.run([floor, server, peer], turns, progress=progress)
-    names = (f"floor ({first['variant']})", "preheat", "FastAPI + onnxruntime")
+    names = (floor.label, "preheat", "FastAPI + onnxruntime")
     lines = [Line(name, [s.total_ms for s in o.good]) for name, o in zip(names, outcomes, strict=True)]
     under, ours, plain = (line.median for line in lines)
     return Benchmark(

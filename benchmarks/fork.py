@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
-import tempfile
 import time
 from pathlib import Path
 
-from preheat.measure import imported, rounds, target
+from preheat.measure import rounds, target
 from preheat.measure.client import HOST, read_response
-from preheat.measure.restored import restoring
+from preheat.measure.restored import restoring, template_of
 from preheat.measure.run import Progress, told
 from preheat.measure.start import Contender, pss_mib
 from preheat.snapshot import criu
-from preheat.snapshot.forkserver import Template
 
+from . import floors
 from .figures import Benchmark, Claim, Line
 from .models import server_environ
 
@@ -34,13 +32,10 @@ SETTLED_S = 0.5
 def run(artifact: Path, turns: int, progress: Progress) -> Benchmark:
     subject = target.find(str(artifact), server_environ())
     server = target.server(subject)
-    first = told(rounds.rehearse(server))
-    known = imported.ask(subject.location, target.with_bytecode(subject.environ))
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="preheat-floor-"))
-        floor = target.floor(subject, first["variant"], first["threads"], known.libraries, folder)
+        floor = stack.enter_context(floors.under(subject, server))
         contenders = [floor, server, stack.enter_context(restoring(server, "fork"))]
-        names = [f"floor ({first['variant']})", "fresh", "by fork"]
+        names = [floor.label, "fresh", "by fork"]
         try:
             criu.check(criu.find(os.environ))
         except criu.CriuError as error:
@@ -69,22 +64,17 @@ def _memory(server: Contender) -> list[Claim]:
     """What the tenth clone holds when ten have answered, by what the first one held beside the template
     alone, and by what the template held before there was any: a process that has the model to itself."""
     with contextlib.ExitStack() as stack:
-        printed = stack.enter_context(tempfile.TemporaryFile())
-        template = Template(server.environ, output=printed.fileno())
-        template.start()
-        stack.callback(template.close)
-        template.wait_ready()
+        template = stack.enter_context(template_of(server))
         alone = pss_mib(template.pid)
-        held, pids = [], []
+        held = []
         for _ in range(INSTANCES):
             listener = stack.enter_context(socket.create_server((HOST, 0)))
             client = stack.enter_context(socket.create_connection(listener.getsockname()))
             client.sendall(server.request)
-            pids.append(template.clone(listener).pid)
-            stack.callback(_kill, pids[-1])
+            clone = template.clone(listener)
             read_response(client, deadline=time.monotonic() + 30)
             time.sleep(SETTLED_S)
-            held.append(pss_mib(pids[-1]))
+            held.append(pss_mib(clone.pid))
     first, tenth = held[0], held[-1]
     assert alone is not None  # noqa: S101 - where /proc tells of one process, it tells of all
     assert first is not None  # noqa: S101
@@ -98,8 +88,3 @@ def _memory(server: Contender) -> list[Claim]:
             f"the tenth instance, {sizes}, / the first clone, {first:.1f}", tenth / first, 0.25, at_most=True
         ),
     ]
-
-
-def _kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)

@@ -19,11 +19,12 @@ from pathlib import Path
 from preheat.choice import choose
 from preheat.errors import EngineError, UsageError
 from preheat.fingerprint import machine
-from preheat.measure import imported, rounds, target
+from preheat.measure import rounds, target
 from preheat.measure.client import free_port
-from preheat.measure.run import Progress, told
+from preheat.measure.run import Progress
 from preheat.stores.layout import blob_key
 
+from . import floors
 from .figures import Benchmark, Claim, Line
 from .models import OUT, ROOT, server_environ
 
@@ -100,15 +101,12 @@ def _cold_starts(
 ) -> tuple[Line, Line, Line, int]:
     """The floor over the local artifact, a start from an empty cache, and one from a full one."""
     server = target.server(subject)
-    first = told(rounds.rehearse(server))
-    known = imported.ask(subject.location, target.with_bytecode(subject.environ))
     kept = cache.with_name("kept")
     stored = {**environ, "PREHEAT_ARTIFACT": f"{place}@prod", "PREHEAT_HOST": "127.0.0.1"}
     cold = server._replace(label="cold", environ={**stored, "PREHEAT_CACHE": str(cache)})
     warm = server._replace(label="warm", environ={**stored, "PREHEAT_CACHE": str(kept)})
     rounds.rehearse(warm)
-    with tempfile.TemporaryDirectory(prefix="preheat-floor-") as folder:
-        floor = target.floor(subject, first["variant"], first["threads"], known.libraries, folder)
+    with floors.under(subject, server) as floor:
         outcomes = rounds.run(
             [floor, cold, warm],
             turns,

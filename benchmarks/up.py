@@ -21,11 +21,12 @@ from typing import Any, NamedTuple
 
 from preheat.errors import EngineError
 from preheat.local.pool import KINDS
-from preheat.measure import imported, rounds, target
+from preheat.measure import target
 from preheat.measure.client import Response, connect, free_port, read_response, request
-from preheat.measure.run import Progress, told
+from preheat.measure.run import Progress
 from preheat.measure.start import START_S, Contender, cold_start, stop
 
+from . import floors
 from .figures import Benchmark, Claim, Line
 from .models import OUT, server_environ
 
@@ -67,11 +68,9 @@ def run(artifact: Path, turns: int, progress: Progress) -> Benchmark:
     found: defaultdict[str, list[float]] = defaultdict(list)
     missing = wrong = 0
     OUT.mkdir(parents=True, exist_ok=True)
-    first = told(rounds.rehearse(server))
-    known = imported.ask(subject.location, target.with_bytecode(subject.environ))
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="up-", dir=OUT))
-        floor = target.floor(subject, first["variant"], first["threads"], known.libraries, folder)
+        floor = stack.enter_context(floors.under(subject, server))
         gateways = {kind: stack.enter_context(started(server, subject, folder, kind)) for kind in KINDS}
         for turn in range(turns):
             for name, contender in (("floor", floor), ("fresh", server)):

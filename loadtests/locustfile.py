@@ -9,8 +9,8 @@ Times are seconds on this process's clock from the moment at which it was given 
 process or host is ever part of one. What an answer means is not judged here.
 
 Lines on stdin, each a JSON object: ``{"segment": …}`` runs one, the end of input ends the process. Lines on
-stdout: ``{"ready": workers}``, ``{"samples": […], "worker": id}``, ``{"done": segment, "cpu_s": …, "workers":
-…}``, ``{"error": text}``.
+stdout: ``{"ready": workers}``, ``{"samples": […], "worker": id}``, ``{"done": segment, "cpu_s": …}``,
+``{"error": text}``.
 """
 
 from __future__ import annotations
@@ -70,14 +70,11 @@ class Sender(locust.User):
         while not sending.ready():
             sending.join(TELL_S)
             if seen:
-                tell("samples", {"segment": work["number"], "samples": seen[:]})
+                tell("samples", {"samples": seen[:]})
                 seen.clear()
         failed = "" if sending.successful() else repr(sending.exception)
         cpu = time.process_time() - cpu
-        tell(
-            "samples",
-            {"segment": work["number"], "samples": seen, "cpu_s": cpu, "done": True, "failed": failed},
-        )
+        tell("samples", {"samples": seen, "cpu_s": cpu, "done": True, "failed": failed})
 
     def _send_all(self, work: dict[str, Any], zero: float, seen: list[dict[str, Any]]) -> None:
         group = gevent.pool.Group()
@@ -117,7 +114,7 @@ class Sender(locust.User):
         target, retry, attempt = work["target"], work["retry"], 0
         while True:
             sample = self._try(target, work["payloads"][payload], at, key, zero)
-            sample |= {"number": number, "at": at, "payload": payload, "key": key, "attempt": attempt}
+            sample |= {"number": number, "at": at, "key": key, "attempt": attempt}
             wait = _wait_s(sample, retry, attempt, key)
             late = time.perf_counter() - zero - at + wait >= target["timeout_s"]
             sample["final"] = wait < 0 or late
@@ -151,13 +148,7 @@ class Sender(locust.User):
         found = {name.lower(): str(value) for name, value in response.headers}
         kept = {k: v for k, v in found.items() if k in KEPT or k.startswith("x-preheat-")}
         digest = hashlib.sha256(content).hexdigest()[:16]
-        return {
-            **sample,
-            "status": response.status_code,
-            "headers": kept,
-            "bytes": len(content),
-            "digest": digest,
-        }
+        return {**sample, "status": response.status_code, "headers": kept, "digest": digest}
 
     def _client(self, target: dict[str, Any]) -> HTTPClient:
         """One pool of connections a target: as many at once as the scenario allows, kept open."""
@@ -308,7 +299,7 @@ class Generator:
                 part["first"] = segment["first"] + index * 10**7
             self._runner.send_message("work", part, client)
         cpu = sum(self._next_done(every) for _ in clients)
-        _say({"done": segment["number"], "cpu_s": cpu, "workers": every})
+        _say({"done": segment["number"], "cpu_s": cpu})
 
     def _next_done(self, workers: int) -> float:
         while True:
@@ -325,7 +316,7 @@ class Generator:
     def _samples(self, msg: Any, **_kwargs: object) -> None:
         worker = getattr(msg, "node_id", None) or "local"
         if msg.data["samples"]:
-            _say({"samples": msg.data["samples"], "worker": str(worker), "segment": msg.data["segment"]})
+            _say({"samples": msg.data["samples"], "worker": str(worker)})
         if msg.data.get("failed"):
             _say({"error": f"a defect of the load generator: {msg.data['failed']}"})
         if msg.data.get("done"):

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from preheat import function
+from preheat import function, manifest
 from preheat.measure.client import free_port
 
 ROOT = Path(__file__).parent.parent
@@ -168,3 +168,34 @@ def embed_server(embed_artifact: Path, tmp_path_factory: pytest.TempPathFactory)
     with serving(embed_artifact, PREHEAT_CACHE=str(tmp_path_factory.mktemp("cache"))) as server:
         server.wait_ready()
         yield server
+
+
+def running(pid: int) -> bool:
+    """Whether a process is there, and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
+    except OSError:
+        return False
+
+
+def gone(pids: list[int], timeout: float = 15) -> bool:
+    """Whether all of some processes end in time."""
+    deadline = time.monotonic() + timeout
+    while any(map(running, pids)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def revise(folder: Path, note: str) -> str:
+    """Another version in place of an artifact, all at once, as a build leaves it; gives its version: its
+    options are part of what decides what runs."""
+    path = folder / manifest.FILENAME
+    document = json.loads(path.read_text())
+    document["options"] = {**document.get("options", {}), "note": note}
+    document["version"] = manifest.version_of(document)
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(document))
+    new.rename(path)
+    return str(document["version"])

@@ -2,7 +2,7 @@
 
 Records are named tuples, not data classes: each costs a tenth to define, and the cold path defines them all.
 ``version`` is the sha256 over the canonical JSON of everything that decides what runs; ``measurements`` are
-not in it, so two builds on one machine carry the same version.
+not in it, so two builds on one machine carry the same version. What writes one is ``build/manifest_text.py``.
 """
 
 from __future__ import annotations
@@ -148,12 +148,8 @@ class Manifest(NamedTuple):
     def measured(self, variant: str, figure: str) -> float | None:
         """The median of a figure (``session_ms``, ``first_ms``, ``steady_ms``, ``rss_mib``), if measured."""
         row: Any = self.measurements
-        for key in (
-            "variants",
-            variant,
-            figure,
-            "median",
-        ):  # no version covers these: anything may stand here
+        # No version covers these: anything may stand here.
+        for key in ("variants", variant, figure, "median"):
             row = row.get(key) if isinstance(row, dict) else None
         return float(row) if isinstance(row, int | float) and 0 <= row < math.inf else None
 
@@ -174,13 +170,6 @@ class Manifest(NamedTuple):
             for rows, rate in row.items()
             if rows.isdigit() and isinstance(rate, int | float) and 0 < rate < math.inf
         }
-
-
-def dump(manifest: Manifest) -> str:
-    """The manifest as JSON text, its version computed anew from its canonical part."""
-    document = _document(manifest)
-    document["version"] = version_of(document)
-    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
 def version_of(document: dict[str, Any]) -> str:
@@ -228,39 +217,6 @@ def load(data: bytes, vouched: Callable[[str], bool] = lambda _: False) -> Manif
 
 def _refuse_constant(word: str) -> NoReturn:
     raise ManifestError(f"manifest.json holds {word}, which no field may be")
-
-
-def _document(m: Manifest) -> dict[str, Any]:
-    document: dict[str, Any] = {"schema": SCHEMA}
-    document.update(m._asdict())
-    document["inputs"] = [_spec(s) for s in m.inputs]
-    document["outputs"] = [_spec(s) for s in m.outputs]
-    document["limits"] = m.limits._asdict()
-    document["variants"] = [_variant(v) for v in m.variants]
-    document["golden"] = [g._asdict() for g in m.golden]
-    document["stable_outputs"] = list(m.stable_outputs)
-    document["files"] = [f._asdict() for f in m.files]
-    return document
-
-
-def _spec(spec: TensorSpec) -> dict[str, Any]:
-    return {**spec._asdict(), "shape": None if spec.shape is None else list(spec.shape)}
-
-
-def _variant(variant: Variant) -> dict[str, Any]:
-    """What only a GPU's variant has is left out elsewhere, so that others keep the version that they had."""
-    requires = _plain(variant.requires._asdict())
-    for name in ("gpu", "driver", "libraries"):
-        if requires[name] is None:
-            del requires[name]
-    record = {**variant._asdict(), "files": list(variant.files), "requires": requires}
-    if not variant.provider_options:
-        del record["provider_options"]
-    return record
-
-
-def _plain(record: dict[str, Any]) -> dict[str, Any]:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in record.items()}
 
 
 class _Reader:

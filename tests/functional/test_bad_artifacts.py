@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from preheat import manifest as manifests
+from preheat.build import manifest_text
 from preheat.manifest import Manifest, Requires
 
 from ..conftest import ROOT, Server, serving
@@ -31,7 +32,7 @@ def read(artifact: Path) -> Manifest:
 
 
 def write(artifact: Path, manifest: Manifest) -> None:
-    (artifact / "manifest.json").write_text(manifests.dump(manifest))
+    (artifact / "manifest.json").write_text(manifest_text.dump(manifest))
 
 
 def refused(artifact: Path | str, cache: Path, **environ: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from preheat import manifest as manifests
+from preheat.build import manifest_text
 
 from ..conftest import ROOT
 from .test_waterfall import Page
@@ -160,7 +161,7 @@ def changed(artifact: Path, folder: Path, **fields: Any) -> Path:
     shutil.copytree(artifact, folder)
     path = folder / manifests.FILENAME
     found = manifests.load(path.read_bytes())
-    path.write_text(manifests.dump(found._replace(**fields)))
+    path.write_text(manifest_text.dump(found._replace(**fields)))
     return folder
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from preheat import device
-from preheat.manifest import Requires, dump, load
+from preheat.build.manifest_text import dump
+from preheat.manifest import Requires, load
 from preheat.providers import CUDA, TENSORRT
 
 from ..conftest import serving

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from preheat.build.manifest_text import dump
 from preheat.errors import ManifestError
 from preheat.manifest import (
     File,
@@ -15,7 +16,6 @@ from preheat.manifest import (
     Requires,
     TensorSpec,
     Variant,
-    dump,
     load,
 )
 

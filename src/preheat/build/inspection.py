@@ -11,6 +11,7 @@ from ..choice import rank
 from ..download import layout_problems, sha256_of
 from ..manifest import OBJECTIVES, Manifest
 from ..stores.local import LocalStore
+from . import manifest_text
 
 
 class Inspection(NamedTuple):
@@ -29,7 +30,7 @@ class Inspection(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON: the manifest's own document, and what was found out about it."""
-        document = json.loads(manifests.dump(self.manifest))
+        document = json.loads(manifest_text.dump(self.manifest))
         return {
             "path": self.path,
             "ok": not self.problems,

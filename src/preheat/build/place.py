@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from .. import manifest as manifests
 from ..errors import BuildError, ManifestError, UsageError
+from . import manifest_text
 
 RENAME_EXCHANGE = 2
 """renameat2(2): swap two paths in one step."""
@@ -121,7 +122,7 @@ def _umask() -> int:
 
 def write_manifest(folder: str, manifest: manifests.Manifest) -> manifests.Manifest:
     """Write ``manifest.json``; gives the manifest as a reader will see it, version included."""
-    text = manifests.dump(manifest)
+    text = manifest_text.dump(manifest)
     try:
         read_back = manifests.load(text.encode())
     except ManifestError as error:

@@ -12,7 +12,7 @@ from ..errors import UsageError
 from . import container_spec
 from .cloudformation import dump
 from .container_size import size
-from .container_spec import PORT, TMP, Options, Section, Unit
+from .container_spec import PORT, TMP_MOUNT, Options, Section, Unit
 from .container_tables import CloudRun, Tables
 from .facts import Facts
 
@@ -47,12 +47,7 @@ def unit(facts: Facts, options: Options, tables: Tables) -> Unit:
         wait_ms=options.wait_ms,
     )
     needed = max(found.memory_mib, least_memory(limits, cpu, gpu=bool(options.gpu)))
-    found = found._replace(
-        memory_mib=options.memory_mb or needed,
-        concurrency=options.concurrency or found.concurrency,
-        timeout_s=options.timeout_s or found.timeout_s,
-    )
-    return Unit(facts, options, found, container_spec.service_name(facts, options))
+    return container_spec.sized(facts, options, found._replace(memory_mib=needed))
 
 
 def least_memory(limits: CloudRun, cpu: int, *, gpu: bool) -> int:
@@ -88,23 +83,21 @@ def service(unit: Unit, limits: CloudRun) -> Section:
         # CPU between requests is paid for with a GPU only, where Cloud Run insists on it.
         "run.googleapis.com/cpu-throttling": "false" if options.gpu else "true",
     }
-    amounts: Section = {"cpu": str(found.cpu), "memory": container_spec.memory(found.memory_mib)}
     spec: Section = {"containerConcurrency": found.concurrency, "timeoutSeconds": found.timeout_s}
     if options.service_account:
         spec["serviceAccountName"] = options.service_account
     if options.gpu:
         notes["run.googleapis.com/gpu-zonal-redundancy-disabled"] = "true"
-        amounts["nvidia.com/gpu"] = str(options.gpu)
         spec["nodeSelector"] = {"run.googleapis.com/accelerator": limits.gpu.accelerator}
     spec["containers"] = [
         {
             "image": options.image,
             "ports": [{"name": "http1", "containerPort": PORT}],
             "env": container_spec.environment(unit, LATEST),
-            "resources": {"limits": amounts},
+            "resources": {"limits": container_spec.amounts(unit)},
             "startupProbe": _startup(unit, limits),
             "livenessProbe": container_spec.live(),
-            "volumeMounts": [{"name": "tmp", "mountPath": TMP}],
+            "volumeMounts": [TMP_MOUNT],
         }
     ]
     spec["volumes"] = [container_spec.tmp_volume(found, medium="Memory")]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
-from ..choice import rank
+from ..providers import NVIDIA
+from ..server import grace_s
 from ..settings import Settings
 from . import cloud_run, container_spec, knative, knative_rules
 from .container_spec import Unit
@@ -12,10 +14,7 @@ from .container_tables import Tables
 from .facts import X86_64
 from .fit import Finding
 from .knative_fields import Needed, Wrong
-from .sizing import CPU, MARGIN, rounded_up
-
-GRACE_S = 25
-"""Seconds that the server takes to drain (``server.GRACE_S``)."""
+from .sizing import MARGIN, rounded_up
 
 
 def on_knative(unit: Unit, tables: Tables) -> list[Finding]:
@@ -64,9 +63,9 @@ def _rules(found: Sequence[Wrong | Needed]) -> Iterator[Finding]:
 
 
 def _variants(unit: Unit) -> Iterator[Finding]:
-    manifest = unit.facts.manifest
-    ranked = rank(manifest, manifest.objective)
-    providers = [v for v in ranked if v.requires.provider != CPU]
+    facts = unit.facts
+    fits, _ = facts.fitting(facts.architecture, gpu=True)
+    providers = [v for v in fits if v.requires.provider in NVIDIA]
     if unit.options.gpu and not providers:
         yield Finding(
             "gpu",
@@ -77,7 +76,8 @@ def _variants(unit: Unit) -> Iterator[Finding]:
     elif providers and not unit.options.gpu:
         names = ", ".join(v.name for v in providers)
         yield Finding("gpu", "beware", f"without a GPU the variants {names} are not opened", "say --gpu 1")
-    best = next(v for v in ranked if unit.options.gpu or v.requires.provider == CPU)
+    best = facts.manifest.variant(unit.size.variant)
+    assert best is not None  # noqa: S101 - the sizes were reckoned for it
     if best.requires.isa:
         yield Finding(
             "isa",
@@ -87,7 +87,7 @@ def _variants(unit: Unit) -> Iterator[Finding]:
             "build on a node like those that will serve; `preheat build --only mapped` leaves it out",
         )
     else:
-        yield Finding("isa", "fits", f"{best.name} runs on any {unit.facts.architecture} CPU")
+        yield Finding("isa", "fits", f"{best.name} runs on any {facts.architecture} CPU")
 
 
 def _memory(unit: Unit, tables: Tables, *, tmp_mib: int) -> Finding:
@@ -114,11 +114,12 @@ def _start(unit: Unit, then: str) -> Finding:
 
 def _timeout(unit: Unit, tables: Tables) -> Finding:
     """The revision's timeout is its pods' grace time (``pkg/reconciler/revision/resources/deploy.go``)."""
-    least = tables.knative.drain_s + GRACE_S
+    grace = grace_s(*_environment(unit))
+    least = math.ceil(tables.knative.drain_s + grace)
     timeout = unit.size.timeout_s
     said = (
         f"{timeout} s; it is the grace time too, of which queue-proxy takes {tables.knative.drain_s} s "
-        f"before the server hears SIGTERM, and the server up to {GRACE_S} s"
+        f"before the server hears SIGTERM, and the server up to {grace:g} s"
     )
     if timeout < least:
         change = f"set --timeout {least}: else it may be killed while it drains"
@@ -173,15 +174,12 @@ def _sources(unit: Unit) -> Iterator[Finding]:
 
 
 def _ledger(unit: Unit) -> Iterator[Finding]:
-    listed = container_spec.environment(unit, container_spec.SECRET_KEY)
-    by_name = {entry["name"]: entry for entry in listed}
-    ledger = by_name.get("PREHEAT_LEDGER", {})
-    if "valueFrom" in ledger:
-        yield Finding("ledger", "fits", f"from the secret {ledger['valueFrom']['secretKeyRef']['name']}")
+    if unit.options.ledger_secret:
+        yield Finding("ledger", "fits", f"from the secret {unit.options.ledger_secret.partition('/')[0]}")
         return
-    url = str(ledger.get("value", ""))
-    plain = {name: str(entry["value"]) for name, entry in by_name.items() if "value" in entry}
-    if set(Settings.from_environ(plain).idempotency_modes().values()) == {"off"}:
+    settings, environ = _environment(unit)
+    url = environ.get("PREHEAT_LEDGER", "")
+    if set(settings.idempotency_modes().values()) == {"off"}:
         yield Finding("ledger", "fits", "no keys are taken, so none are recorded")
     elif url and not url.startswith("sqlite:"):
         yield Finding("ledger", "fits", url)
@@ -192,6 +190,13 @@ def _ledger(unit: Unit) -> Iterator[Finding]:
             "records of keyed requests lie in each instance's /tmp: a retry that meets another runs again",
             "name a shared one by --ledger-secret or --ledger, or set --env PREHEAT_IDEMPOTENCY=off",
         )
+
+
+def _environment(unit: Unit) -> tuple[Settings, Mapping[str, str]]:
+    """The container's settings and variables, as far as no secret holds them."""
+    listed = container_spec.environment(unit, container_spec.SECRET_KEY)
+    environ = {entry["name"]: str(entry["value"]) for entry in listed if "value" in entry}
+    return Settings.from_environ(environ), environ
 
 
 def _cloudrun_limits(unit: Unit, tables: Tables) -> Iterator[Finding]:

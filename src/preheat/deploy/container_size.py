@@ -10,9 +10,7 @@ from .container_tables import Assumed
 from .facts import Facts
 from .sizing import CACHE_MIB, LEAST_TIMEOUT_S, MARGIN, MIB, figures, rounded_up
 
-WAIT_MS = 100.0
-"""How long a request may wait behind those that came before it to the same instance."""
-QUEUE = Settings.queue
+QUEUE = Settings().queue
 """Places of the server's own queue (PREHEAT_QUEUE)."""
 
 
@@ -46,13 +44,14 @@ def size(
     held_back_s: int = 0,
     tmp_is_memory: bool = False,
     gpu: bool = False,
-    wait_ms: float = WAIT_MS,
+    wait_ms: float,
 ) -> ContainerSize:
     """Sizes for a container with ``cpu`` CPUs. ``timeout_s``, ``concurrency``: the platform's least and most.
 
     ``held_back_s``: seconds of the platform's grace time that pass before the server learns of its end; the
     timeout leaves room for them where it is the grace time too. ``tmp_is_memory``: what lies in ``/tmp``
-    counts as memory; ``gpu``: there is one. Raises UsageError where the artifact was never measured.
+    counts as memory; ``gpu``: there is one. ``wait_ms``: how long a request may wait behind those
+    that came before it to the same instance. Raises UsageError where the artifact was never measured.
     """
     best, rss, session, first, steady, most_opened = figures(facts, architecture, gpu=gpu)
     slower = max(facts.threads / cpu, 1.0)  # as if every thread of the measurement had been at work

@@ -28,6 +28,7 @@ SECRET_KEY = "url"  # noqa: S105 - the name of a key, not one
 KEYS = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 Section = dict[str, Any]
+TMP_MOUNT: Section = {"name": "tmp", "mountPath": TMP}
 
 
 class Options(NamedTuple):
@@ -62,6 +63,7 @@ class Options(NamedTuple):
     """CLAIM or CLAIM/PATH."""
     runtime_class: str = ""
     wait_ms: float = 100.0
+    """How long a request may wait behind others in an instance."""
     tcp_probe: bool = False
 
 
@@ -72,6 +74,16 @@ class Unit(NamedTuple):
     options: Options
     size: ContainerSize
     name: str
+
+
+def sized(facts: Facts, options: Options, found: ContainerSize) -> Unit:
+    """The service with the sizes that were reckoned, but for those that were asked for. Raises UsageError."""
+    size = found._replace(
+        memory_mib=options.memory_mb or found.memory_mib,
+        concurrency=options.concurrency or found.concurrency,
+        timeout_s=options.timeout_s or found.timeout_s,
+    )
+    return Unit(facts, options, size, service_name(facts, options))
 
 
 def service_name(facts: Facts, options: Options) -> str:
@@ -160,6 +172,39 @@ def environment(unit: Unit, secret_key: str) -> list[Section]:
         reference = {"name": secret, "key": key or secret_key}
         listed.append({"name": "PREHEAT_LEDGER", "valueFrom": {"secretKeyRef": reference}})
     return listed
+
+
+def container(unit: Unit, mounts: Sequence[Section] = (), **port: str) -> Section:
+    """The container of a pod; ``mounts``: beside ``/tmp``, ``port``: what a platform wants to
+    know of its port. Raises UsageError."""
+    found: Section = {
+        "image": unit.options.image,
+        "ports": [{"name": "http1", "containerPort": PORT, **port}],
+        "env": environment(unit, SECRET_KEY),
+    }
+    if unit.options.store_secret:
+        found["envFrom"] = [{"secretRef": {"name": unit.options.store_secret}}]
+    requests = amounts(unit)
+    # No limit on CPU: it would slow the start down, and threads and turns are bounded by their settings.
+    limits = {name: amount for name, amount in requests.items() if name != "cpu"}
+    return {
+        **found,
+        "resources": {"requests": requests, "limits": limits},
+        # Without periodSeconds queue-proxy asks every 50 ms; a startup or exec probe would turn off the
+        # activator's own probing, and the first answer would come up to a second later.
+        "readinessProbe": ready(),
+        "livenessProbe": live(),
+        "securityContext": restricted(),
+        "volumeMounts": [TMP_MOUNT, *mounts],
+    }
+
+
+def amounts(unit: Unit) -> Section:
+    """Its CPUs, memory and GPUs."""
+    found = {"cpu": str(unit.size.cpu), "memory": memory(unit.size.memory_mib)}
+    if unit.options.gpu:
+        found["nvidia.com/gpu"] = str(unit.options.gpu)
+    return found
 
 
 def restricted() -> Section:

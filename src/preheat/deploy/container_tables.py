@@ -33,7 +33,6 @@ class CloudRun(NamedTuple):
     """Each number of CPUs that there is."""
     memory_mb: Sequence[int]
     startup_s: int
-    grace_s: int
     least_memory_mb: Mapping[str, int]
     gpu: Gpu
 

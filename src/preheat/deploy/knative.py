@@ -8,7 +8,7 @@ from __future__ import annotations
 from . import container_spec, knative_rules
 from .cloudformation import dump
 from .container_size import size
-from .container_spec import MODEL, PORT, SECRET_KEY, TMP, Options, Section, Unit
+from .container_spec import MODEL, Options, Section, Unit
 from .container_tables import Tables
 from .facts import Facts
 from .knative_fields import Needed
@@ -33,12 +33,7 @@ def unit(facts: Facts, options: Options, tables: Tables) -> Unit:
         gpu=options.gpu > 0,
         wait_ms=options.wait_ms,
     )
-    found = found._replace(
-        memory_mib=options.memory_mb or found.memory_mib,
-        concurrency=options.concurrency or found.concurrency,
-        timeout_s=options.timeout_s or found.timeout_s,
-    )
-    return Unit(facts, options, found, container_spec.service_name(facts, options))
+    return container_spec.sized(facts, options, found)
 
 
 def service(unit: Unit) -> Section:
@@ -94,31 +89,9 @@ def _scale(unit: Unit) -> dict[str, str]:
 
 
 def _container(unit: Unit) -> Section:
-    options, found = unit.options, unit.size
-    # No limit on CPU: it would slow the start down, and threads and turns are bounded by their settings.
-    requests: Section = {"cpu": str(found.cpu), "memory": container_spec.memory(found.memory_mib)}
-    limits: Section = {"memory": container_spec.memory(found.memory_mib)}
-    if options.gpu:
-        requests["nvidia.com/gpu"] = limits["nvidia.com/gpu"] = str(options.gpu)
-    mounts: list[Section] = [{"name": "tmp", "mountPath": TMP}]
-    if options.pvc:
-        path = options.pvc.partition("/")[2]
-        part = {"subPath": path} if path else {}
-        mounts.append({"name": "model", "mountPath": MODEL, "readOnly": True, **part})
-    container: Section = {
-        "image": options.image,
-        "ports": [{"name": "http1", "containerPort": PORT}],
-        "env": container_spec.environment(unit, SECRET_KEY),
-    }
-    if options.store_secret:
-        container["envFrom"] = [{"secretRef": {"name": options.store_secret}}]
-    return {
-        **container,
-        "resources": {"requests": requests, "limits": limits},
-        # Without periodSeconds queue-proxy asks every 50 ms; a startup or exec probe would turn off the
-        # activator's own probing, and the first answer would come up to a second later.
-        "readinessProbe": container_spec.ready(),
-        "livenessProbe": container_spec.live(),
-        "securityContext": container_spec.restricted(),
-        "volumeMounts": mounts,
-    }
+    claim = unit.options.pvc
+    if not claim:
+        return container_spec.container(unit)
+    path = claim.partition("/")[2]
+    part = {"subPath": path} if path else {}
+    return container_spec.container(unit, [{"name": "model", "mountPath": MODEL, "readOnly": True, **part}])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from . import container_spec, knative
 from .cloudformation import dump
-from .container_spec import PORT, SECRET_KEY, TMP, Options, Section, Unit
+from .container_spec import PORT, Options, Section, Unit
 from .container_tables import Tables
 from .facts import Facts
 
@@ -19,8 +19,6 @@ HEADER = """\
 FORMAT = "preheat"
 CONTAINER = "kserve-container"
 """The name by which KServe finds the container (``pkg/constants/constants.go``)."""
-
-
 KNATIVE_MODE = {"serving.kserve.io/deploymentMode": "Knative"}
 """Without it the default is a plain Deployment, which knows no zero and no concurrency (constants.go)."""
 
@@ -42,35 +40,16 @@ def _meta(unit: Unit, name: str) -> Section:
 
 
 def _runtime(unit: Unit) -> Section:
-    size, options = unit.size, unit.options
-    requests: Section = {"cpu": str(size.cpu), "memory": container_spec.memory(size.memory_mib)}
-    limits: Section = {"memory": container_spec.memory(size.memory_mib)}
-    if options.gpu:
-        requests["nvidia.com/gpu"] = limits["nvidia.com/gpu"] = str(options.gpu)
-    container: Section = {
-        "name": CONTAINER,
-        "image": options.image,
-        "ports": [{"name": "http1", "containerPort": PORT, "protocol": "TCP"}],
-        "env": container_spec.environment(unit, SECRET_KEY),
-    }
-    if options.store_secret:
-        container["envFrom"] = [{"secretRef": {"name": options.store_secret}}]
-    container |= {
-        "resources": {"requests": requests, "limits": limits},
-        "readinessProbe": container_spec.ready(),
-        "livenessProbe": container_spec.live(),
-        "securityContext": container_spec.restricted(),
-        "volumeMounts": [{"name": "tmp", "mountPath": TMP}],
-    }
+    container = {"name": CONTAINER, **container_spec.container(unit, protocol="TCP")}
     spec: Section = {
         "annotations": {"prometheus.kserve.io/port": str(PORT), "prometheus.kserve.io/path": "/metrics"},
         "supportedModelFormats": [{"name": FORMAT, "version": "1", "autoSelect": True, "priority": 1}],
         "protocolVersions": ["v2"],
         "containers": [container],
-        "volumes": [container_spec.tmp_volume(size)],
+        "volumes": [container_spec.tmp_volume(unit.size)],
     }
-    if options.node_selector:
-        spec["nodeSelector"] = container_spec.pairs(options.node_selector, "--node-selector")
+    if unit.options.node_selector:
+        spec["nodeSelector"] = container_spec.pairs(unit.options.node_selector, "--node-selector")
     return {
         "apiVersion": "serving.kserve.io/v1alpha1",
         "kind": "ServingRuntime",

@@ -16,7 +16,6 @@ MARGIN = 1.15
 CACHE_MIB = 32
 """What the cache keeps in /tmp beside the artifact's files."""
 LEAST_TIMEOUT_S = 30
-CPU = "CPUExecutionProvider"
 
 
 class Sizing(NamedTuple):

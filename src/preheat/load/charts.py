@@ -26,32 +26,28 @@ LOST = 0.001
 def distributions(key: str, runs: Sequence[Run]) -> str:
     """For each state and run, the share of answers that came within a time."""
 
+    lines = []
+    for index, run in enumerate(runs):
+        for start in STARTS:
+            took = np.sort([one.client_ms for one in of_start(run.samples, start)])
+            if len(took):
+                name = f"{start}, {short(run.name)}" if len(runs) > 1 else start
+                points = _thin(np.maximum(took, LOST), np.arange(1, len(took) + 1) / len(took))
+                lines.append((points, BY_NAME[start], LINES[index % len(LINES)], f"{name} ({len(took):,})"))
+
     def draw(figure: Figure, narrow: bool) -> None:
         axes = figure.subplots()
-        for index, run in enumerate(runs):
-            for start in STARTS:
-                took = np.sort([one.client_ms for one in of_start(run.samples, start)])
-                if not len(took):
-                    continue
-                name = f"{start}, {short(run.name)}" if len(runs) > 1 else start
-                took, share = _thin(np.maximum(took, LOST), np.arange(1, len(took) + 1) / len(took))
-                axes.step(
-                    took,
-                    share * 100,
-                    where="post",
-                    color=BY_NAME[start],
-                    linestyle=LINES[index % len(LINES)],
-                    linewidth=1.8,
-                    label=f"{name} ({len(of_start(run.samples, start)):,})",
-                )
+        for (took, share), colour, style, name in lines:
+            axes.step(
+                took, share * 100, where="post", color=colour, linestyle=style, linewidth=1.8, label=name
+            )
         milliseconds_axis(axes, "x", narrow)
         axes.set_ylim(0, 102)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
         legend(figure, narrow)
 
-    rows = sum(bool(of_start(run.samples, start)) for run in runs for start in STARTS)
     words = "share of answers that came within a time, for each state that was met"
-    return chart(key, words, draw, height=3.4, narrow_height=2.9 + 0.2 * rows)
+    return chart(key, words, draw, height=3.4, narrow_height=2.9 + 0.2 * len(lines))
 
 
 def _thin(values: Any, shares: Any, most: int = 1500) -> tuple[Any, Any]:
@@ -112,8 +108,9 @@ def _some(samples: Sequence[Sample]) -> list[Sample]:
 
 def waterfall(key: str, run: Run, start: str) -> str:
     """Medians of what a state's request went through: the client's view, and the server's own phases."""
-    found = {name: float(np.median(took)) for name, took in phases(of_start(run.samples, start)).items()}
-    took = float(np.median([one.client_ms for one in of_start(run.samples, start)]))
+    of = of_start(run.samples, start)
+    found = {name: float(np.median(took)) for name, took in phases(of).items()}
+    took = float(np.median([one.client_ms for one in of]))
     client = [
         (name, found[name], colour)
         for name, colour in ((LATE, "late"), (OUTSIDE, "outside"))

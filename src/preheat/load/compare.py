@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -170,17 +171,11 @@ def _outcome(base: Run, new: Run) -> Mapping[str, Any]:
     """The outcome whose share rose most."""
     shares = []
     for run in (base, new):
-        final = run.final
-        shares.append(
-            {name: sum(one.outcome == name for one in final) / len(final) for name in _outcomes(final)}
-        )
+        counted = Counter(one.outcome for one in run.final)
+        shares.append({name: count / counted.total() for name, count in counted.items()})
     rises = {name: part - shares[0].get(name, 0.0) for name, part in shares[1].items() if name != "ok"}
     name = max(rises, key=lambda name: rises[name])
     return {"name": name, "grew": round(rises[name], 6)}
-
-
-def _outcomes(samples: Sequence[Sample]) -> set[str]:
-    return {one.outcome for one in samples}
 
 
 def _around(samples: Sequence[Sample], q: float) -> list[Sample]:

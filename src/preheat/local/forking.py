@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from ..errors import FailedStartError, PreheatError, TimedOutError
 from ..snapshot.forkserver import Template
 from .instance import KEPT_LINES
-from .starts import Process, Start
+from .starts import Process, Start, printed
 
 STALE_S = 5.0
 """Seconds between two looks at whether the artifact is another one by now."""
@@ -59,7 +59,6 @@ class Forked:
         self._following: Template | None = None
         self._left: list[Template] = []
         """Templates that are gone, until their clones are."""
-        self._clones: dict[int, Template] = {}
         self._ended: dict[int, int] = {}
         self._began = 0.0
         self._looked = time.monotonic()
@@ -105,7 +104,6 @@ class Forked:
         if start.cgroup:
             environ["PREHEAT_CGROUP"] = start.cgroup
         clone = self._template.clone(start.listener, environ)
-        self._clones[clone.pid] = self._template
         return Process(clone.pid, self._told)
 
     def look(self) -> None:
@@ -116,9 +114,8 @@ class Forked:
                 self.ready()
         for template in list(self._left):
             self._hear(template)
-            if template not in self._clones.values():
+            if not template.running:
                 self._left.remove(template)
-                self._unwatch(template)
         following = self._following
         if following is not None:
             self._hear(following)
@@ -139,8 +136,6 @@ class Forked:
         for template in (self._template, self._following):
             if template is not None:
                 self._leave(template)
-        for template in self._left:
-            self._unwatch(template)
         for reader in self._readers:
             reader.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)
@@ -164,22 +159,19 @@ class Forked:
 
     def _news(self, template: Template) -> None:
         self._hear(template)
-        if (
-            not template.alive
-        ):  # its clones are told of by ``look``; the descriptor would be readable for ever
+        if not template.alive:  # ``look`` tells of its clones; the descriptor would be readable for ever
             self._unwatch(template)
         self._changed()
 
     def _hear(self, template: Template) -> None:
         for one in template.ended():
-            self._clones.pop(one.pid, None)
             if one.status is not None:
                 self._ended[one.pid] = one.status
 
     def _told(self, pid: int) -> int | None:
-        template = self._clones.get(pid)
-        if template is not None:
-            self._hear(template)
+        for template in (self._template, self._following, *self._left):
+            if template is not None and pid in template.running:
+                self._hear(template)
         return self._ended.pop(pid, None)
 
     def _leave(self, template: Template) -> None:
@@ -206,20 +198,9 @@ class Forked:
 
     async def _read(self, output: int) -> None:
         """Pass on what a template and its clones print."""
-        reader = asyncio.StreamReader(limit=1 << 20)
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(output, "rb", 0)
-        )
-        try:
-            while True:
-                try:
-                    line = (await reader.readline()).decode(errors="replace")
-                except ValueError:
-                    continue  # longer than the limit: thrown away
-                if not line:
-                    return
+        async with contextlib.aclosing(printed(output)) as lines:
+            async for raw in lines:
+                line = raw.decode(errors="replace")
                 if not line.startswith("{"):
                     sys.stderr.write(f"{self._name}  {line.rstrip()}\n")
                     self.lines.append(line.strip()[:500])
-        finally:
-            transport.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import sys
 import time
 from collections import deque
@@ -16,7 +15,7 @@ from typing import Any
 from ..errors import CrashedError, FailedStartError, PreheatError, TimedOutError
 from .exchange import Exchange
 from .messages import Response
-from .starts import Process, ended
+from .starts import Process, ended, printed
 
 PROBE_S = 0.05
 """Seconds between two questions whether it is ready: as Knative's queue-proxy asks."""
@@ -215,19 +214,8 @@ class Instance:
     async def _read(self) -> None:
         """Pass on what it prints, and keep the last lines; its line on the cold start says that it is
         ready."""
-        reader = asyncio.StreamReader(limit=1 << 20)
-        pipe = os.fdopen(self._output, "rb", 0)
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), pipe
-        )
-        try:
-            while True:
-                try:
-                    line = await reader.readline()
-                except ValueError:
-                    continue  # longer than the limit: thrown away
-                if not line:
-                    return
+        async with contextlib.aclosing(printed(self._output)) as lines:
+            async for line in lines:
                 if line.startswith(_COLD_START):
                     with contextlib.suppress(ValueError):
                         self.report = json.loads(line)
@@ -237,5 +225,3 @@ class Instance:
                 sys.stderr.write(f"{self.name}  {text}\n")
                 if text.strip() and not text.startswith("{"):
                     self.lines.append(text.strip()[:500])
-        finally:
-            transport.close()

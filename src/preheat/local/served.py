@@ -10,7 +10,14 @@ from typing import NamedTuple
 
 from ..adapters import deadlines
 from ..adapters.messages import HttpRequest
-from ..errors import CrashedError, FailedStartError, PreheatError, TimedOutError, UnavailableError
+from ..errors import (
+    CrashedError,
+    FailedStartError,
+    PreheatError,
+    TimedOutError,
+    UnavailableError,
+    UsageError,
+)
 from ..principals import Principals
 from .functions import Found
 from .instance import Instance, State, UnsentError
@@ -38,6 +45,8 @@ class Problem(NamedTuple):
 
 
 class Served:
+    """Raises SettingsError for keys that cannot be read, UsageError where tenants cannot be told apart."""
+
     def __init__(
         self, found: Found, options: Options, limits: Limits, records: Records, starting: Starting
     ) -> None:
@@ -69,6 +78,11 @@ class Served:
         self._modes = found.settings.idempotency_modes()
         self.isolated = found.settings.isolate == "tenant"
         principals = Principals.from_settings(found.settings)  # what is wrong with the keys is told now
+        if self.isolated and not principals.required:
+            raise UsageError(
+                f"{found.name}: PREHEAT_ISOLATE=tenant wants to know whose each request is: "
+                "set PREHEAT_API_KEYS or PREHEAT_JWT_KEYS"
+            )
         self._principals = principals if self.isolated else None
         if not self.isolated:
             self._pool("")

@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -24,6 +24,8 @@ from .limits import enter
 
 TOLD_S = 1.0
 """Seconds in which the end of another's child is told."""
+LONGEST_LINE = 1 << 20
+"""Bytes; a longer one is thrown away."""
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -192,6 +194,25 @@ def listener() -> socket.socket:
         made.close()
         raise
     return made
+
+
+async def printed(output: int) -> AsyncGenerator[bytes]:
+    """The lines that come out of a pipe, until its last writer is gone; ``output`` is closed then."""
+    reader = asyncio.StreamReader(limit=LONGEST_LINE)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(output, "rb", 0)
+    )
+    try:
+        while True:
+            try:
+                line = await reader.readline()
+            except ValueError:
+                continue  # longer than the limit
+            if not line:
+                return
+            yield line
+    finally:
+        transport.close()
 
 
 def ended(status: int | None) -> str:

@@ -30,8 +30,9 @@ def restoring(server: Contender, kind: str) -> Iterator[Contender]:
     """A server's contender that is started as ``kind`` says, for the length of a block. Raises PreheatError
     where there can be no template or snapshot."""
     if kind == "fork":
-        with _forked(server) as contender:
-            yield contender
+        with template_of(server) as template:
+            label = f"{server.label} by fork"
+            yield server._replace(label=label, begin=lambda contender: fork_once(template, contender))
     elif kind == "criu":
         with tempfile.TemporaryDirectory(prefix="preheat-snapshot-") as folder:
             criu.create(server.environ["PREHEAT_ARTIFACT"], folder, server.environ)
@@ -42,18 +43,18 @@ def restoring(server: Contender, kind: str) -> Iterator[Contender]:
 
 
 @contextlib.contextmanager
-def _forked(server: Contender) -> Iterator[Contender]:
+def template_of(server: Contender) -> Iterator[Template]:
+    """A server's template, ready, for the length of a block; clones that are left end with it. Raises
+    PreheatError where there can be none."""
     with tempfile.TemporaryFile() as printed:
         template = Template(server.environ, output=printed.fileno())
         template.start()
         try:
             template.wait_ready()
-            yield server._replace(
-                label=f"{server.label} by fork", begin=lambda contender: fork_once(template, contender)
-            )
+            yield template
         finally:
             template.close()
-            for pid in template.running:  # one that an interrupt left behind
+            for pid in template.running:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple, get_type_hints
 
+from ..deploy import aws_tables
 from ..errors import UsageError
 
 AUTOSCALED = ("knative", "cloudrun", "up")
@@ -74,20 +75,10 @@ class Platforms(NamedTuple):
 def load(path: str | None = None) -> Platforms:
     """The tables that come with the package, or those of a file. Raises UsageError that names the field."""
     if path is None:
-        text, where = (files(__package__) / "platforms.toml").read_text(encoding="utf-8"), "platforms.toml"
+        where = "platforms.toml"
+        document = tomllib.loads((files(__package__) / where).read_text("utf-8"))
     else:
-        where = path
-        try:
-            with open(path, encoding="utf-8") as file:
-                text = file.read()
-        except OSError as error:
-            raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise UsageError(f"{path} is not TOML: it is not UTF-8") from None
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{where} is not TOML: {error}") from None
+        where, document = path, aws_tables.read(path)
     found: dict[str, Autoscaled] = {}
     for name in AUTOSCALED:
         table = _table(document, name, where)

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 import kubernetes_validate
 import yaml
 
+from ...pod_schema import held_against_the_schema
+
 GROUP = "serving.knative.dev/v1"
-KNATIVE_OWN = ("containerConcurrency", "timeoutSeconds")
 PARAMETERS = {"dryRun", "fieldManager", "fieldValidation", "force", "pretty"}
 
 
@@ -220,7 +221,7 @@ class FakeApi:
                 name=name,
                 kind="services",
             )
-        _held_against_the_schema(body)
+        _held_against_the_crd(body)
         self._webhook(body)
         merged, owners = _merged(body, found, manager, force=request.query.get("force") == "true")
         old = found["spec"] if found else None
@@ -275,7 +276,7 @@ def _checked(request: Request, space: str, name: str) -> str:
     return manager
 
 
-def _held_against_the_schema(body: Any) -> None:
+def _held_against_the_crd(body: Any) -> None:
     """Knative's CRD (``config/core/300-resources/service.yaml``) around the published schema of a pod."""
     spec = body.get("spec", {})
     for where, found, known in (
@@ -293,11 +294,8 @@ def _held_against_the_schema(body: Any) -> None:
         for key, value in {**notes.get("annotations", {}), **notes.get("labels", {})}.items():
             if not isinstance(value, str):
                 raise RefusedError(400, "BadRequest", f"{key}: a string was expected")
-    pod = {k: v for k, v in spec["template"]["spec"].items() if k not in KNATIVE_OWN}
-    pod["containers"] = [{"name": "user-container", **c} for c in pod["containers"]]
-    document = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": pod}
     try:
-        kubernetes_validate.validate(document, "1.37.0", strict=True)
+        held_against_the_schema({"name": "x"}, spec["template"]["spec"])
     except kubernetes_validate.ValidationError as error:
         raise RefusedError(422, "Invalid", f"Service is invalid: spec.template.{error}") from None
 

@@ -14,9 +14,10 @@ import pytest
 from preheat import device, fingerprint
 from preheat.build import build
 from preheat.build.accelerated import check
+from preheat.build.manifest_text import dump
 from preheat.engine import Engine
 from preheat.errors import PreheatError
-from preheat.manifest import Manifest, dump, load
+from preheat.manifest import Manifest, load
 from preheat.providers import CUDA, TENSORRT
 
 from ...conftest import Server, serving

@@ -21,7 +21,6 @@ from .image import Image, assemble, instructions
 
 DOCKERFILES = [ROOT / "knative" / f"Dockerfile.{name}" for name in ("cpu", "gpu")]
 TARGETS = [Target(python, arch) for python in ("3.11", "3.12", "3.13") for arch in ("x86_64", "arm64")]
-LIMIT = 300 * MB
 TIME = 315532800
 
 
@@ -64,7 +63,7 @@ def test_the_image_has_at_most_300_mb_beside_the_model(
     model = {path for path in image.stage.files if path.startswith("function/artifact/")}
     sizes = {path: size for path, size in image.stage.files.items() if path not in model}
     assert len(model) > 3
-    assert 100 * MB < sum(sizes.values()) <= LIMIT
+    assert 100 * MB < sum(sizes.values()) <= CPU.limit
     on_disk = sum(path.lstat().st_size for path in image.root.rglob("*") if not path.is_dir())
     assert on_disk == sum(image.stage.files.values())
     with capsys.disabled():

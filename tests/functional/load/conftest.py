@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +14,12 @@ from typing import Any
 import pytest
 
 from ..test_measure import preheat
-from .servers import OneInstance, answering
+from .servers import OneInstance, answering, plain, wait_for
 
 REQUEST = '[[requests]]\npath = "/predict"\njson = { content = "aW1wb3J0IHN5cwo=" }\n'
 
 Load = Callable[..., subprocess.CompletedProcess[str]]
+Begun = Callable[..., contextlib.AbstractContextManager[subprocess.Popen[str]]]
 
 
 @pytest.fixture
@@ -41,6 +45,33 @@ def load(scenario: Callable[[str], Path], out: Path) -> Load:
 
     def run(steps: str, url: str, *more: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
         return preheat("load", scenario(steps), "--target", url, "-o", out, *more, COLUMNS="200", **environ)
+
+    return run
+
+
+@pytest.fixture
+def begun(scenario: Callable[[str], Path], out: Path) -> Begun:
+    """`preheat load` for two minutes, in a process of its own that has begun to measure."""
+
+    @contextlib.contextmanager
+    def run(*more: str, **environ: str) -> Iterator[subprocess.Popen[str]]:
+        steps = '[[steps]]\narrivals = "constant"\nrate = 20\nduration_s = 120\n'
+        with answering(plain) as url:
+            command = ["load", str(scenario(steps)), "--target", url, "-o", str(out), *more]
+            with subprocess.Popen(
+                [sys.executable, "-m", "preheat", *command],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, **environ},
+            ) as process:
+                try:
+                    wait_for(
+                        lambda: out.exists() and out.read_text().count("\n") > 20, "nothing was measured", 60
+                    )
+                    yield process
+                finally:
+                    process.kill()
 
     return run
 

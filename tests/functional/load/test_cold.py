@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from preheat.errors import UsageError
 from preheat.load.cold import NotColdError, aws_lambda, knative
 
 from .servers import Reply, answering
@@ -117,3 +119,9 @@ def test_a_cluster_that_refuses() -> None:
 
     with answering(forbidden) as url, pytest.raises(NotColdError, match="models/embed: 403"):
         knative.Knative("models", "embed", _core(url), delete=True).force()
+
+
+def test_what_to_install_for_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kubernetes", None)
+    with pytest.raises(UsageError, match=r"--cold knative-wait needs .* `pip install 'preheat\[knative\]'`"):
+        knative.force_cold("knative-wait", "models/embed", "http://x")

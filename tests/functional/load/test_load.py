@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -20,10 +20,10 @@ from preheat.load.figures import summary
 from preheat.measure.client import free_port
 from preheat.measure.start import children
 
-from ...conftest import ROOT, Server
+from ...conftest import ROOT, Server, gone
 from ..test_measure import preheat
-from .conftest import Load, lines
-from .servers import OneInstance, Reply, answering, plain, wait_for
+from .conftest import Begun, Load, lines
+from .servers import OneInstance, Reply, answering, plain
 
 COLD = '[[steps]]\nname = "cold"\narrivals = "burst"\ncount = 1\ncold = true\nexpect = "cold"\nrepeat = 3\n'
 WARM = '[[steps]]\nname = "warm"\narrivals = "poisson"\nrate = 30\nduration_s = 2\nexpect = "warm"\n'
@@ -244,24 +244,11 @@ def test_workers_are_started_elsewhere(load: Load, out: Path, tmp_path: Path) ->
     assert len(lines(out)[1]) == 20
 
 
-def test_a_worker_that_goes_ends_the_run_and_keeps_it(scenario: Callable[[str], Path], out: Path) -> None:
-    steps = '[[steps]]\narrivals = "constant"\nrate = 20\nduration_s = 120\n'
-    with answering(plain) as url:
-        command = ["load", str(scenario(steps)), "--target", url, "-o", str(out), "--workers", "2"]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "preheat", *command],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            wait_for(lambda: out.exists() and out.read_text().count("\n") > 20, "nothing was measured", 60)
-            workers = [pid for pid in children(process.pid) if b"--worker\0" in _command(pid)]
-            os.kill(workers[0], signal.SIGKILL)
-            stdout, stderr = process.communicate(timeout=60)
-        finally:
-            process.kill()
-            process.wait()
+def test_a_worker_that_goes_ends_the_run_and_keeps_it(begun: Begun, out: Path) -> None:
+    with begun("--workers", "2") as process:
+        workers = [pid for pid in children(process.pid) if b"--worker\0" in _command(pid)]
+        os.kill(workers[0], signal.SIGKILL)
+        stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 1, stderr
     assert "a worker has gone: 1 of 2 are left" in stdout.replace("\n", " ")
     _, samples, end = lines(out)
@@ -274,24 +261,12 @@ def _command(pid: int) -> bytes:
 
 
 @pytest.mark.parametrize("ended_by", [signal.SIGTERM, signal.SIGKILL])
-def test_a_run_that_was_ended_is_read_as_one(
-    scenario: Callable[[str], Path], out: Path, ended_by: signal.Signals
-) -> None:
-    steps = '[[steps]]\narrivals = "constant"\nrate = 20\nduration_s = 120\n'
-    with answering(plain) as url:
-        command = ["load", str(scenario(steps)), "--target", url, "-o", str(out)]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "preheat", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            wait_for(lambda: out.exists() and out.read_text().count("\n") > 20, "nothing was measured", 60)
-            begun = children(process.pid)
-            process.send_signal(ended_by)
-            process.wait(30)
-        finally:
-            process.kill()
-            process.wait()
-        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in begun), "a process is left")
+def test_a_run_that_was_ended_is_read_as_one(begun: Begun, out: Path, ended_by: signal.Signals) -> None:
+    with begun() as process:
+        started = children(process.pid)
+        process.send_signal(ended_by)
+        process.communicate(timeout=30)
+    assert gone(started, 30)
     found = runs.read(str(out))
     assert found.tail["cut"]
     assert summary(found)["latency"]["unknown"]["n"] == len(found.samples) >= 18
@@ -299,31 +274,17 @@ def test_a_run_that_was_ended_is_read_as_one(
 
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_ctrl_c_keeps_and_reports_what_was_measured(
-    scenario: Callable[[str], Path], out: Path, workers: str, tmp_path: Path
+    begun: Begun, out: Path, workers: str, tmp_path: Path
 ) -> None:
-    steps = '[[steps]]\narrivals = "constant"\nrate = 20\nduration_s = 120\n'
-    with answering(plain) as url:
-        command = ["load", str(scenario(steps)), "--target", url, "-o", str(out), "--workers", workers]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "preheat", *command],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "COLUMNS": "160", "TMPDIR": str(tmp_path)},
-        )
-        try:
-            wait_for(lambda: out.exists() and out.read_text().count("\n") > 20, "nothing was measured", 60)
-            begun = children(process.pid)
-            process.send_signal(signal.SIGINT)
-            stdout, stderr = process.communicate(timeout=30)
-        finally:
-            process.kill()
-            process.wait()
+    with begun("--workers", workers, COLUMNS="160", TMPDIR=str(tmp_path)) as process:
+        started = children(process.pid)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == 130, stderr
     assert "cut short: interrupted" in stdout
     assert "Traceback" not in stderr
-    assert len(begun) == 1 + int(workers)
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in begun), "a process is left")
+    assert len(started) == 1 + int(workers)
+    assert gone(started, 30)
     _, samples, end = lines(out)
     assert len(samples) >= 18
     assert end["cut"] == "interrupted"

@@ -151,21 +151,3 @@ def told(tmp_path: Path, filetype_artifact: Path) -> Path:
     (folder / "app.py").write_text(APP)
     (folder / "start").write_text("well")
     return folder
-
-
-def running(pid: int) -> bool:
-    """Whether a process is there, and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
-    except OSError:
-        return False
-
-
-def gone(pids: list[int], timeout: float = 15) -> bool:
-    """Whether all of some processes end in time."""
-    deadline = time.monotonic() + timeout
-    while any(map(running, pids)):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True

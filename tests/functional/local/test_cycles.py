@@ -12,7 +12,8 @@ import pytest
 
 from preheat.measure.start import children
 
-from .conftest import Up, running, up
+from ...conftest import running
+from .conftest import Up, up
 
 CYCLES = int(os.environ.get("CYCLES", "12"))
 

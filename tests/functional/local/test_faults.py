@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Up, gone, running, up
+from ...conftest import gone, running
+from .conftest import Up, up
 
 
 def told_on_the_page(gateway: Up, *words: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import json
 import os
 import shutil
 import signal
@@ -13,10 +12,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from preheat import manifest
 from preheat.measure.start import children
 
-from .conftest import KIND, Up, gone, running, up
+from ...conftest import gone, revise, running
+from .conftest import KIND, Up, up
 
 FORK = ("--start", "fork")
 
@@ -74,16 +73,6 @@ def test_the_template_is_killed_and_its_clones_go_on(told: Path, tmp_path: Path)
         assert template(gateway) != old
 
 
-def change(folder: Path, note: str) -> str:
-    """Another version in place of an artifact, all at once, as a build leaves it; gives its version."""
-    document = json.loads((folder / "manifest.json").read_text())
-    document["options"] = {**document["options"], "note": note}
-    document["version"] = manifest.version_of(document)
-    (folder / "new.json").write_text(json.dumps(document))
-    (folder / "new.json").rename(folder / "manifest.json")
-    return str(document["version"])
-
-
 def test_another_artifact_makes_another_template_and_no_request_fails(told: Path, tmp_path: Path) -> None:
     artifact = (told / "artifact").resolve()
     (told / "artifact").unlink()
@@ -101,14 +90,14 @@ def test_another_artifact_makes_another_template_and_no_request_fails(told: Path
         thread = threading.Thread(target=ask)
         thread.start()
         try:
-            version = change(told / "artifact", "second")
+            version = revise(told / "artifact", "second")
             gateway.wait(lambda found: any(version == version_of(one) for one in found["instances"]))
             gateway.wait(lambda found: all(version == version_of(one) for one in found["instances"]))
             assert gone([old])
             new = template(gateway)
             # Where no template comes of the next one, the one that is there goes on.
             (told / "start").write_text("full")
-            change(told / "artifact", "third")
+            revise(told / "artifact", "third")
             starts = (told / "starts").read_text()
             deadline = time.monotonic() + 30
             while (told / "starts").read_text() == starts:

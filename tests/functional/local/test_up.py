@@ -18,8 +18,8 @@ from pathlib import Path
 from preheat.measure.client import free_port
 from preheat.server import listen
 
-from ...conftest import ROOT
-from .conftest import KIND, gone, running, up
+from ...conftest import ROOT, gone, running
+from .conftest import KIND, up
 
 SHORT = ("--stable-window", "0.6", "--grace", "0.4")
 
@@ -270,6 +270,9 @@ def test_wrong_use_is_told_in_words(told: Path, tmp_path: Path) -> None:
     assert "/nowhere" in said(str(told), "--port", port, PREHEAT_API_KEYS="/nowhere")
     assert "--start must be one of" in said(str(told), "--start", "magic")
     assert "--min must not be above --max" in said(str(told), "--min", "9")
+    nobody = said(str(told), PREHEAT_ISOLATE="tenant", PORT=str(free_port()))
+    assert "told: PREHEAT_ISOLATE=tenant wants" in nobody
+    assert "set PREHEAT_API_KEYS or PREHEAT_JWT_KEYS" in nobody
     assert "--target must be above 0" in said(str(told), "--target", "0")
     (tmp_path / "state").mkdir(exist_ok=True)
     (tmp_path / "file").write_text("")

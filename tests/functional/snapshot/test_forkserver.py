@@ -16,6 +16,7 @@ import pytest
 
 from preheat.errors import FailedStartError
 from preheat.measure.client import read_response
+from preheat.measure.start import pss_mib
 from preheat.snapshot.forkserver import Template
 
 from ...otlp import collecting
@@ -280,18 +281,15 @@ def test_ten_clones_share_what_they_did_not_write(embed_artifact: Path, cache: P
     """The first process to hold the model is the template, as long as it has no clone."""
     with template_of(environ(embed_artifact, cache), tmp_path / "log") as template:
         template.wait_ready()
-        alone = pss(template.pid)
+        alone = pss_mib(template.pid)
         clones = [Instance(template) for _ in range(10)]
         for clone in clones:
             assert clone.ask({"input": "What is shared?"}).status == 200
         time.sleep(0.5)  # the golden inference of each is over
-        assert pss(clones[9].clone.pid) <= 0.25 * alone
-
-
-def pss(pid: int) -> int:
-    """Proportional set size in KiB (proc(5))."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        tenth = pss_mib(clones[9].clone.pid)
+        assert alone
+        assert tenth
+        assert tenth <= 0.25 * alone
 
 
 def test_a_socket_that_does_not_listen_is_refused(filetype_template: Template) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from preheat.errors import FailedStartError, StoreError
 
+from ...conftest import revise
 from .conftest import Instance, environ, template_of, until_ended
 
 
@@ -26,19 +27,6 @@ def store(filetype_artifact: Path, tmp_path: Path) -> str:
     place = f"file://{tmp_path}/store/filetype"
     preheat("publish", str(filetype_artifact), place, "--alias", "prod")
     return place
-
-
-def another_version(artifact: Path, folder: Path) -> Path:
-    """The artifact with another version: its options are part of what decides what runs."""
-    from preheat import manifest
-
-    shutil.copytree(artifact, folder)
-    path = folder / "manifest.json"
-    document = json.loads(path.read_text())
-    document["options"] = {**document.get("options", {}), "note": "another"}
-    document["version"] = manifest.version_of(document)
-    path.write_text(json.dumps(document))
-    return folder
 
 
 def test_what_fetches_is_gone_before_a_fork(store: str, cache: Path, tmp_path: Path) -> None:
@@ -59,9 +47,9 @@ def test_an_alias_that_moved_makes_the_template_stale_and_the_next_one_new(
         old.wait_ready()
         first = Instance(old)
         assert not old.stale()
-        preheat(
-            "publish", str(another_version(filetype_artifact, tmp_path / "new")), store, "--alias", "prod"
-        )
+        shutil.copytree(filetype_artifact, tmp_path / "new")
+        revise(tmp_path / "new", "another")
+        preheat("publish", str(tmp_path / "new"), store, "--alias", "prod")
         assert old.stale()
         with template_of(made, tmp_path / "log") as new:
             new.wait_ready()
@@ -103,6 +91,5 @@ def test_a_folder_that_was_built_anew_is_told(filetype_artifact: Path, cache: Pa
     with template_of(environ(folder, cache), tmp_path / "log") as template:
         template.wait_ready()
         assert not template.stale()
-        shutil.rmtree(folder)
-        another_version(filetype_artifact, folder)
+        revise(folder, "another")
         assert template.stale()

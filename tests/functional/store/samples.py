@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from preheat import manifest as manifests
+from preheat.build import manifest_text
 from preheat.manifest import File, Golden
 
 from ...unit.test_manifest import manifest
@@ -36,7 +36,7 @@ def make_artifact(folder: Path, *, name: str = "m", weights: bytes = b"weights",
         (folder / path).write_bytes(content)
     files = tuple(File(p, len(d), hashlib.sha256(d).hexdigest()) for p, d in data.items())
     whole = manifest(name=name, files=files, golden=(Golden("g/in", "g/out"),))
-    (folder / "manifest.json").write_text(manifests.dump(whole))
+    (folder / "manifest.json").write_text(manifest_text.dump(whole))
     return folder
 
 

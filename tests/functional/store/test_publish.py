@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from preheat import manifest as manifests
+from preheat.build import manifest_text
 
 from . import fault_proxy
 from .conftest import Place
@@ -230,7 +231,7 @@ def _huge(folder: Path) -> None:
     os.truncate(folder / "k" / "weights", size)
     manifest = manifests.load((folder / "manifest.json").read_bytes())
     files = tuple(f._replace(size=size) if f.path == "k/weights" else f for f in manifest.files)
-    (folder / "manifest.json").write_text(manifests.dump(manifest._replace(files=files)))
+    (folder / "manifest.json").write_text(manifest_text.dump(manifest._replace(files=files)))
 
 
 @pytest.mark.parametrize(

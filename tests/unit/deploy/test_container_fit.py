@@ -88,6 +88,29 @@ def test_a_gpu_is_wanted_where_a_variant_uses_one() -> None:
     assert "gpu" not in on_knative(with_gpu(), gpu=1)
 
 
+def test_what_a_cpu_needs_is_said_of_the_variant_that_was_sized() -> None:
+    found = facts()
+    first = found.manifest.variants[1]
+    arm = first._replace(name="arm", requires=Requires(arch="aarch64", isa=("asimd",)))
+    npu = Variant("npu", "p/model.onnx", ("p/model.onnx",), "all", {}, Requires("OpenVINOExecutionProvider"))
+    for other, runs in ((arm, "packed"), (npu, "npu")):
+        manifest = found.manifest._replace(variants=(other, *found.manifest.variants))
+        quick = {name: {"median": 1} for name in ("session_ms", "first_ms", "steady_ms", "rss_mib")}
+        manifest.measurements["variants"][other.name] = quick
+        ours = found._replace(manifest=manifest)
+        assert knative.unit(ours, Options("image"), TABLES).size.variant == runs
+        assert runs in on_knative(ours)["isa"].said
+        assert "gpu" not in on_knative(ours)  # neither is opened by one
+
+
+def test_the_timeout_leaves_room_for_the_drain_that_was_set() -> None:
+    assert "up to 40.5 s" in on_knative(timeout_s=60, env=("PREHEAT_GRACE=40.5",))["timeout"].said
+    assert on_knative(timeout_s=60, env=("PREHEAT_GRACE=40.5",))["timeout"].change.startswith(
+        "set --timeout 71"
+    )
+    assert on_knative(timeout_s=40, env=("PREHEAT_GRACE=5",))["timeout"].verdict == "fits"
+
+
 def test_sizes_are_those_of_what_runs() -> None:
     found = with_gpu()
     without, with_one = (knative.unit(found, Options("image", gpu=gpu), TABLES).size for gpu in (0, 1))

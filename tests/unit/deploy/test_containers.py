@@ -13,10 +13,10 @@ from preheat.deploy.container_spec import Options
 from preheat.deploy.facts import Facts
 from preheat.errors import SettingsError, UsageError
 
+from ...pod_schema import held_against_the_schema
 from .artifacts import facts
 
 TABLES = container_tables.load()
-KUBERNETES = "1.37.0"
 
 
 def knative_service(found: Facts | None = None, **options: Any) -> Any:
@@ -42,15 +42,6 @@ def container(document: Any) -> Any:
 
 def env(document: Any) -> dict[str, Any]:
     return {e["name"]: e.get("value", e.get("valueFrom")) for e in container(document)["env"]}
-
-
-def held_against_the_schema(metadata: Any, spec: Any) -> None:
-    """As the pod that it becomes; Knative names its container, and takes its own fields out."""
-    own = ("containerConcurrency", "timeoutSeconds")
-    plain = {key: value for key, value in spec.items() if key not in own}
-    plain["containers"] = [{"name": "user-container", **c} for c in plain["containers"]]
-    document = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": plain}
-    kubernetes_validate.validate(document, KUBERNETES, strict=True)
 
 
 FULL: dict[str, Any] = {

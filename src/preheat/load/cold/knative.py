@@ -55,7 +55,9 @@ def force_cold(name: str, what: str, url: str) -> Knative:  # noqa: ARG001 - wha
     try:
         import kubernetes
     except ImportError:
-        raise UsageError("--cold knative needs the kubernetes client; `pip install kubernetes`") from None
+        raise UsageError(
+            f"--cold {name} needs the kubernetes client; install it with `pip install 'preheat[knative]'`"
+        ) from None
     from kubernetes.config.config_exception import ConfigException
 
     try:
