@@ -33,6 +33,8 @@ class Forked:
     artifact that is no longer the one: they are to be drained. ``noted``, ``forgotten``: with a template's
     process."""
 
+    kind = "fork"
+    refused = ""
     warm = True
 
     def __init__(
@@ -93,20 +95,15 @@ class Forked:
         except PreheatError as error:
             self._leave(template)
             self._template = None
+            if self._does_without(error):
+                return True
             said = f"{self._name} did not start: {error}" + (f": {self.lines[-1]}" if self.lines else "")
             raise FailedStartError(said, code="failed_start") from None
         return True
 
     def start(self, start: Start) -> Process:
         """Fork one. What it prints goes where the template's goes."""
-        assert self._template is not None  # noqa: S101 - it was ready
-        tenant = start.environ.get("PREHEAT_TENANT")
-        environ = {"PREHEAT_TENANT": tenant} if tenant else {}
-        if start.cgroup:
-            environ["PREHEAT_CGROUP"] = start.cgroup
-        clone = self._template.clone(start.listener, environ)
-        self._clones[clone.pid] = self._template
-        return Process(clone.pid, self._told)
+        return self._cloned(start, None)
 
     def look(self) -> None:
         """Have a template, hear of clones that ended, and ask now and then whether the artifact is another
@@ -119,6 +116,7 @@ class Forked:
             if template not in self._clones.values():
                 self._left.remove(template)
                 self._unwatch(template)
+                self._over(template)
         following = self._following
         if following is not None:
             self._hear(following)
@@ -141,15 +139,33 @@ class Forked:
                 self._leave(template)
         for template in self._left:
             self._unwatch(template)
+            self._over(template)
         for reader in self._readers:
             reader.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)
+
+    def _cloned(self, start: Start, output: int | None) -> Process:
+        assert self._template is not None  # noqa: S101 - it was ready
+        tenant = start.environ.get("PREHEAT_TENANT")
+        environ = {"PREHEAT_TENANT": tenant} if tenant else {}
+        if start.cgroup:
+            environ["PREHEAT_CGROUP"] = start.cgroup
+        clone = self._template.clone(start.listener, environ, output=output)
+        self._clones[clone.pid] = self._template
+        return Process(clone.pid, self._told)
+
+    def _does_without(self, error: PreheatError) -> bool:  # noqa: ARG002 - Restored does, for some
+        """Whether instances start in another way where a template failed with ``error``."""
+        return False
+
+    def _new(self, output: int) -> Template:
+        return Template(self._environ, output=output)
 
     def _made(self) -> Template:
         """A template that starts."""
         self._began = time.monotonic()
         output, written = os.pipe()
-        template = Template(self._environ, output=written)
+        template = self._new(written)
         try:
             template.start()
         finally:
@@ -188,6 +204,9 @@ class Forked:
         self._forgotten(template.pid)
         self._unwatch(template)
         self._left.append(template)
+
+    def _over(self, template: Template) -> None:
+        """A template is gone, and all of its clones."""
 
     def _unwatch(self, template: Template) -> None:
         asyncio.get_running_loop().remove_reader(template.fileno())

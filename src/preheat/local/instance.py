@@ -26,7 +26,7 @@ FULL = ("No space left on device", "Disk quota exceeded")
 """How a full disk is told (errno(3), ENOSPC and EDQUOT)."""
 _READY = b"GET /v2/health/ready HTTP/1.1\r\nhost: localhost\r\n\r\n"
 _REPORT = b"GET /coldstart HTTP/1.1\r\nhost: localhost\r\naccept: application/json\r\n\r\n"
-_COLD_START = b'{"message": "cold start", '
+_STARTED = (b'{"message": "cold start", ', b'{"message": "restored", ')
 
 
 class UnsentError(Exception):
@@ -59,6 +59,7 @@ class Instance:
         self.id = ""
         """As it tells it with every answer; empty until the first."""
         self.kind = kind
+        """How it started, as far as is known: it tells it in its report where that was not as asked for."""
         self.tenant = tenant
         self.process = process
         self.port = port
@@ -210,11 +211,15 @@ class Instance:
         with contextlib.suppress(OSError, ValueError):
             response = await self._exchange.ask(_REPORT, PROBE_TIMEOUT_S)
             if response.status == 200:
-                self.report = json.loads(response.body)
+                self._reported(json.loads(response.body))
+
+    def _reported(self, report: dict[str, Any]) -> None:
+        self.report = report
+        if report.get("not_restored"):
+            self.kind = "fresh"
 
     async def _read(self) -> None:
-        """Pass on what it prints, and keep the last lines; its line on the cold start says that it is
-        ready."""
+        """Pass on what it prints, and keep the last lines; its line on its start says that it is ready."""
         reader = asyncio.StreamReader(limit=1 << 20)
         pipe = os.fdopen(self._output, "rb", 0)
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
@@ -228,9 +233,9 @@ class Instance:
                     continue  # longer than the limit: thrown away
                 if not line:
                     return
-                if line.startswith(_COLD_START):
+                if line.startswith(_STARTED):
                     with contextlib.suppress(ValueError):
-                        self.report = json.loads(line)
+                        self._reported(json.loads(line))
                     self.mark_ready()
                     continue
                 text = line.decode(errors="replace").rstrip()

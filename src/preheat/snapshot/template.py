@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import gc
 import json
-import os
 import sys
 import threading
 import time
@@ -21,11 +20,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from .. import fingerprint
 from ..errors import UsageError
 from ..function import Function, log, quieten_libraries, target
-from ..phases import FIRST_LINE_NS, Phase, PhaseClock
+from ..phases import FIRST_LINE_NS, ColdStartReport, Phase, PhaseClock
 from ..principals import principal
 from ..settings import Settings
 from . import hooks
 from .builtin import Renewal
+from .copies import threads_now
 from .pinned import pinned
 
 if TYPE_CHECKING:
@@ -48,6 +48,13 @@ class Template(NamedTuple):
     """Threads that a session shall have."""
     location: str
     """The artifact: a folder, or a reference as it was given, its alias not resolved."""
+
+    @property
+    def report(self) -> ColdStartReport:
+        """How it started; in a copy, how that did."""
+        loaded = self.function.service.current
+        assert loaded is not None  # noqa: S101 - it was started
+        return loaded.report
 
 
 def prepare(environ: Mapping[str, str], *, kind: str, one_thread: bool) -> Template:
@@ -97,7 +104,7 @@ def go_on(
     stop: Stop,
     environ: Mapping[str, str],
     *,
-    settle: Callable[[], None] | None = None,
+    settle: Callable[[], object] | None = None,
 ) -> int:
     """In a copy: run the after-hooks, serve on ``listener`` until told to stop, drain; gives the exit status.
 
@@ -130,9 +137,7 @@ def go_on(
 
 def say_restored(template: Template) -> None:
     """The log line of a restore, as ``cold start`` is a start's."""
-    current = template.function.service.current
-    assert current is not None  # noqa: S101 - a copy of what was started
-    log("restored", **current.report.to_dict())
+    log("restored", **template.report.to_dict())
 
 
 def give_back() -> None:
@@ -140,11 +145,6 @@ def give_back() -> None:
     malloc_trim)."""
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def threads_now() -> int:
-    """Threads of this process, those of libraries included."""
-    return len(os.listdir("/proc/self/task"))
 
 
 def _answer_once(function: Function) -> None:

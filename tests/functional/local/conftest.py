@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from preheat import manifest
 from preheat.measure.client import free_port
+from preheat.measure.start import children
 
 from ...conftest import ROOT, Answer, Server
 
@@ -70,15 +74,15 @@ function = Function(__file__, task=Told)
 
 
 class Up(Server):
-    """`preheat up`. What it and its instances print is in ``log``."""
+    """`preheat up`. What it and its instances print is in ``log``. ``before``: a command that runs it."""
 
-    def __init__(self, folder: Path, *arguments: str, **environ: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, before: Sequence[str] = (), **environ: str) -> None:
         self.port = free_port()
         self.folder = folder
         self.state = folder / "state"
         self.log = folder / "log"
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREHEAT_")}
-        command = [sys.executable, "-m", "preheat", "up", *arguments, "--state", str(self.state)]
+        command = [*before, sys.executable, "-m", "preheat", "up", *arguments, "--state", str(self.state)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
@@ -129,8 +133,8 @@ class Up(Server):
 
 
 @contextlib.contextmanager
-def up(folder: Path, *arguments: str, **environ: str) -> Iterator[Up]:
-    gateway = Up(folder, *arguments, **environ)
+def up(folder: Path, *arguments: str, before: Sequence[str] = (), **environ: str) -> Iterator[Up]:
+    gateway = Up(folder, *arguments, before=before, **environ)
     try:
         yield gateway
         assert gateway.end() == 0, gateway.log.read_text()
@@ -169,3 +173,31 @@ def gone(pids: list[int], timeout: float = 15) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def template(gateway: Up, name: str = "told") -> int:
+    """The process that instances are made of: the gateway's one child that is no instance."""
+    instances = {one["pid"] for one in gateway.function(name)["instances"]}
+    (found,) = set(children(gateway.process.pid)) - instances
+    return found
+
+
+def own_artifact(folder: Path) -> None:
+    """A copy in place of the link to the artifact, for a test that changes it."""
+    artifact = (folder / "artifact").resolve()
+    (folder / "artifact").unlink()
+    shutil.copytree(artifact, folder / "artifact")
+
+
+def change(folder: Path, note: str) -> str:
+    """Another version in place of an artifact, all at once, as a build leaves it; gives its version."""
+    document = json.loads((folder / "manifest.json").read_text())
+    document["options"] = {**document["options"], "note": note}
+    document["version"] = manifest.version_of(document)
+    (folder / "new.json").write_text(json.dumps(document))
+    (folder / "new.json").rename(folder / "manifest.json")
+    return str(document["version"])
+
+
+def version_of(instance: Any) -> str:
+    return str(instance["start"]["artifact"]["version"]) if instance["start"] else ""
