@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 from ..errors import FailedStartError, PreheatError, TimedOutError
 from ..snapshot.forkserver import Template
-from .instance import KEPT_LINES
+from .instance import KEPT_LINES, tells_of_a_full_disk
 from .starts import Process, Start
 
 STALE_S = 5.0
@@ -98,7 +98,8 @@ class Forked:
             if self._does_without(error):
                 return True
             said = f"{self._name} did not start: {error}" + (f": {self.lines[-1]}" if self.lines else "")
-            raise FailedStartError(said, code="failed_start") from None
+            code = "disk_full" if tells_of_a_full_disk([said]) else "failed_start"
+            raise FailedStartError(said, code=code) from None
         return True
 
     def start(self, start: Start) -> Process:

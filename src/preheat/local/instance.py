@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Any
 
@@ -22,8 +22,8 @@ PROBE_S = 0.05
 """Seconds between two questions whether it is ready: as Knative's queue-proxy asks."""
 PROBE_TIMEOUT_S = 5.0
 KEPT_LINES = 20
-FULL = ("No space left on device", "Disk quota exceeded")
-"""How a full disk is told (errno(3), ENOSPC and EDQUOT)."""
+_FULL = ("No space left on device", "Disk quota exceeded", "no space left in ")
+"""How a full disk is told (errno(3), ENOSPC and EDQUOT), and a full cache (cache.py)."""
 _READY = b"GET /v2/health/ready HTTP/1.1\r\nhost: localhost\r\n\r\n"
 _REPORT = b"GET /coldstart HTTP/1.1\r\nhost: localhost\r\naccept: application/json\r\n\r\n"
 _STARTED = (b'{"message": "cold start", ', b'{"message": "restored", ')
@@ -185,7 +185,7 @@ class Instance:
             return self.why or "memory_limit"
         if self._was is State.DRAINING:
             return "stopped"
-        if any(words in line for line in self.lines for words in FULL):
+        if tells_of_a_full_disk(self.lines):
             return "disk_full"
         return "failed_start" if self._was is State.STARTING else "crashed"
 
@@ -244,3 +244,8 @@ class Instance:
                     self.lines.append(text.strip()[:500])
         finally:
             transport.close()
+
+
+def tells_of_a_full_disk(lines: Iterable[str]) -> bool:
+    """Whether one of what a process printed says so."""
+    return any(words in line for line in lines for words in _FULL)

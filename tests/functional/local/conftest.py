@@ -201,3 +201,17 @@ def change(folder: Path, note: str) -> str:
 
 def version_of(instance: Any) -> str:
     return str(instance["start"]["artifact"]["version"]) if instance["start"] else ""
+
+
+@pytest.fixture
+def store(filetype_artifact: Path, tmp_path: Path) -> str:
+    """A store with one version of an artifact, which ``prod`` names."""
+    place = f"file://{tmp_path}/store/filetype"
+    publish(filetype_artifact, place)
+    return place
+
+
+def publish(artifact: Path, place: str) -> None:
+    """Let ``prod`` name what a folder holds."""
+    command = [sys.executable, "-m", "preheat", "publish", str(artifact), place, "--alias", "prod"]
+    subprocess.run(command, capture_output=True, check=True)
