@@ -42,6 +42,7 @@ _LIKE = ("-v1", "--file-locks", "--manage-cgroups=ignore")
 process is in the control groups of whoever restores it."""
 WATCHED = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 """The signals that whoever stays beside a restored process waits for."""
+_BOOT = "/proc/sys/kernel/random/boot_id"
 _CAP_SYS_ADMIN = 21
 _FIRST_PID, _LAST_PID = 20000, 30000
 """Where the dumped process's id is put, so that it is free when it is restored."""
@@ -159,7 +160,7 @@ def restore(folder: str, environ: Mapping[str, str]) -> int:
     inherits = environ.get("LISTEN_PID") == str(os.getpid()) and bool(environ.get("LISTEN_FDS"))
     given = {name: value for name, value in environ.items() if not name.startswith("LISTEN_")}
     try:
-        pid = resume(folder, snapshot, given, began_ns, inherits=inherits)
+        pid = resume(folder, snapshot, given, began_ns, inherits=inherits, probes=_probes(folder))
     except CriuError as error:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
         start_fresh(snapshot["target"], environ, str(error))
@@ -290,6 +291,18 @@ def _rights(probes: str = "") -> list[str]:
     """Without CAP_SYS_ADMIN it needs CAP_CHECKPOINT_RESTORE, and to be told. With --unprivileged it keeps
     what it found of the kernel in XDG_RUNTIME_DIR, for root too; else in /run, if that is a tmpfs."""
     return [] if _is_admin() and not probes else ["--unprivileged"]
+
+
+def _probes(folder: str) -> str:
+    """A folder beside the images for what CRIU finds of the kernel, of this boot alone, as what it keeps in
+    /run is; empty where there can be none."""
+    try:
+        with open(_BOOT) as file:
+            place = os.path.join(os.path.abspath(folder), f"kernel-{file.read().strip()}")
+        os.makedirs(place, mode=0o700, exist_ok=True)
+    except OSError:
+        return ""
+    return place
 
 
 def _is_admin() -> bool:
