@@ -139,7 +139,7 @@ class Instance:
         elif self.state is State.STARTING and response.status == 503:
             # An instance whose start failed answers those who wait before it ends; the gateway knows more.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.over.wait(), 2.0)
+                await asyncio.wait_for(self.over.wait(), 5.0)
                 raise self.error()
         if self.answered == 0:
             asyncio.get_running_loop().call_later(0.1, self._ask_report)

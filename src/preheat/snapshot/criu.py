@@ -21,6 +21,7 @@ import contextlib
 import json
 import os
 import signal
+import stat
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -42,7 +43,6 @@ _LIKE = ("-v1", "--file-locks", "--manage-cgroups=ignore")
 process is in the control groups of whoever restores it."""
 WATCHED = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 """The signals that whoever stays beside a restored process waits for."""
-_BOOT = "/proc/sys/kernel/random/boot_id"
 _CAP_SYS_ADMIN = 21
 _FIRST_PID, _LAST_PID = 20000, 30000
 """Where the dumped process's id is put, so that it is free when it is restored."""
@@ -68,10 +68,11 @@ def images_of(folder: str) -> str:
     return os.path.join(os.path.abspath(folder), "images")
 
 
-def check(criu: str, probes: str = "") -> None:
-    """Raises CriuError with what ``criu check`` says, where it says no. ``probes``: as ``resume`` has it."""
+def check(criu: str) -> None:
+    """Raises CriuError with what ``criu check`` says, where it says no."""
     import subprocess
 
+    probes = _probes()
     made = {**os.environ, **_remembering(probes)}
     command = [criu, "check", *_rights(probes)]
     done = subprocess.run(command, env=made, capture_output=True, text=True, check=False)  # noqa: S603
@@ -160,7 +161,7 @@ def restore(folder: str, environ: Mapping[str, str]) -> int:
     inherits = environ.get("LISTEN_PID") == str(os.getpid()) and bool(environ.get("LISTEN_FDS"))
     given = {name: value for name, value in environ.items() if not name.startswith("LISTEN_")}
     try:
-        pid = resume(folder, snapshot, given, began_ns, inherits=inherits, probes=_probes(folder))
+        pid = resume(folder, snapshot, given, began_ns, inherits=inherits)
     except CriuError as error:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
         start_fresh(snapshot["target"], environ, str(error))
@@ -175,16 +176,14 @@ def resume(
     *,
     inherits: bool,
     instance: str = "",
-    probes: str = "",
 ) -> int:
     """Restore a snapshot as a child of this process, which has WATCHED blocked, and let it go on. Gives its
     process id. Raises CriuError.
 
     ``inherits``: it serves this process's descriptor 3. ``instance``: its id, where one was drawn already; it
     then proves its session after its first answer: whoever asks has made the snapshot on this very machine.
-    ``probes``: a folder for what CRIU finds of the kernel, which takes it 20 ms, while that stays the same.
     """
-    pid, wake = _restored(folder, snapshot, environ, probes)
+    pid, wake = _restored(folder, snapshot, environ)
     given = {
         name: value for name, value in environ.items() if name in GIVEN or not name.startswith("PREHEAT_")
     }
@@ -209,12 +208,10 @@ def stay(pid: int) -> int:
             return code if code >= 0 else 128 - code
 
 
-def _restored(
-    folder: str, snapshot: Mapping[str, Any], environ: Mapping[str, str], probes: str
-) -> tuple[int, int]:
+def _restored(folder: str, snapshot: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[int, int]:
     """The process, a child of this one, and the pipe that wakes it. Raises CriuError."""
     criu = find(environ)
-    woken, wake = os.pipe()
+    probes, (woken, wake) = _probes(), os.pipe()
     with _work_folder(environ) as work:
         pidfile, log = os.path.join(work, "pid"), os.path.join(work, "log")
         inherit = []
@@ -293,16 +290,18 @@ def _rights(probes: str = "") -> list[str]:
     return [] if _is_admin() and not probes else ["--unprivileged"]
 
 
-def _probes(folder: str) -> str:
-    """A folder beside the images for what CRIU finds of the kernel, of this boot alone, as what it keeps in
-    /run is; empty where there can be none."""
+def _probes() -> str:
+    """A folder of this user's own for what CRIU finds of the kernel, which takes it 20 ms at each restore. It
+    keeps that on a tmpfs only, gone with the boot that it is true for. Empty where there can be none."""
+    place = f"/dev/shm/preheat-criu-{os.geteuid()}"  # noqa: S108 - held against its owner below
     try:
-        with open(_BOOT) as file:
-            place = os.path.join(os.path.abspath(folder), f"kernel-{file.read().strip()}")
-        os.makedirs(place, mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(place, 0o700)
+        found = os.lstat(place)
     except OSError:
         return ""
-    return place
+    own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+    return place if own else ""
 
 
 def _is_admin() -> bool:

@@ -33,7 +33,6 @@ def main(control: socket.socket, environ: Mapping[str, str], folder: str) -> int
 
     try:
         os.mkdir(folder, 0o700)
-        criu.check(criu.find(environ), probes=folder)  # which leaves there what it found
         snapshot = criu.create(environ["PREHEAT_ARTIFACT"], folder, environ)
         held = _hold(snapshot, environ)
     except PreheatError as error:
@@ -93,9 +92,7 @@ def _restore(folder: str, snapshot: Mapping[str, Any], environ: Mapping[str, str
     try:
         if apart:
             _show_own_processes()
-        pid = criu.resume(
-            folder, snapshot, made, asked.began_ns, inherits=True, instance=asked.instance, probes=folder
-        )
+        pid = criu.resume(folder, snapshot, made, asked.began_ns, inherits=True, instance=asked.instance)
     except criu.CriuError as error:
         pid = _fresh(made, str(error))
     return criu.stay(pid)

@@ -100,9 +100,8 @@ def test_a_restored_process_serves_on_its_port_with_another_id_each_time(
             ports.add(process.port)
             assert process.stop()[0] == 0
     assert (len(ids), len(ports)) == (2, 2)
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    (probes,) = (tmp_path / "snapshot").glob("kernel-*")  # what the second one need not probe
-    assert (probes.name, [found.name for found in probes.iterdir()]) == (f"kernel-{boot}", ["criu.kdat"])
+    # What is known of the kernel by then is not probed at each restore.
+    assert Path(f"/dev/shm/preheat-criu-{os.geteuid()}/criu.kdat").stat().st_size > 0
 
 
 def test_a_restored_process_takes_over_the_socket_that_it_is_started_with(
