@@ -141,6 +141,10 @@ class Instance:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.over.wait(), 5.0)
                 raise self.error()
+            if tells_of_a_full_disk([response.body.decode(errors="replace")]):  # it is long in ending
+                raise FailedStartError(
+                    f"an instance did not start: {response.body.decode()}", code="disk_full"
+                )
         if self.answered == 0:
             asyncio.get_running_loop().call_later(0.1, self._ask_report)
         self.answered += 1
