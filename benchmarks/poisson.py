@@ -17,13 +17,12 @@ from preheat.errors import EngineError
 from preheat.load import cost, figures, runs
 from preheat.load.generator import folder as loadtests
 from preheat.load.page import page
-from preheat.local.pool import KINDS
 from preheat.measure import report, target
 from preheat.measure.run import Progress
 
 from .figures import Benchmark, Claim, Line
 from .models import OUT, server_environ
-from .up import started
+from .up import KINDS, started
 
 SHRUNK = ("--stable-window", "20", "--grace", "10")
 """So that the scenario's gaps of 90 s end at zero."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import selectors
 import socket
 import subprocess
@@ -20,16 +21,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from preheat.errors import EngineError
-from preheat.local.pool import KINDS
 from preheat.measure import target
 from preheat.measure.client import Response, connect, free_port, read_response, request
 from preheat.measure.run import Progress
 from preheat.measure.start import START_S, Contender, cold_start, stop
+from preheat.snapshot import criu
 
 from . import floors
 from .figures import Benchmark, Claim, Line
 from .models import OUT, server_environ
 
+KINDS = ("fresh", "fork")
 BURST = 50
 MOST = 8
 BLOCK = 100
@@ -68,19 +70,20 @@ def run(artifact: Path, turns: int, progress: Progress) -> Benchmark:
     found: defaultdict[str, list[float]] = defaultdict(list)
     missing = wrong = 0
     OUT.mkdir(parents=True, exist_ok=True)
+    kinds = [*KINDS, *_by_criu(progress)]
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="up-", dir=OUT))
         floor = stack.enter_context(floors.under(subject, server))
-        gateways = {kind: stack.enter_context(started(server, subject, folder, kind)) for kind in KINDS}
+        gateways = {kind: stack.enter_context(started(server, subject, folder, kind)) for kind in kinds}
         for turn in range(turns):
             for name, contender in (("floor", floor), ("fresh", server)):
-                progress(contender.label, 4 * turn, 4 * turns)
+                progress(contender.label, turn, turns)
                 start = cold_start(contender)
                 good = start.response is not None and contender.check(start.response) is None
                 wrong += not good
                 found[name] += [start.total_ms] if good else []
-            for index, (kind, gateway) in enumerate(gateways.items()):
-                progress(f"up --start {kind}", 4 * turn + 2 + index, 4 * turns)
+            for kind, gateway in gateways.items():
+                progress(f"up --start {kind}", turn, turns)
                 with gateway.connect() as client:
                     found[f"{kind} zero"].append(_ask(client, sent, server))
                     (instance,) = gateway.control("GET", "status")["functions"][gateway.name]["instances"]
@@ -94,15 +97,27 @@ def run(artifact: Path, turns: int, progress: Progress) -> Benchmark:
                 burst = _burst(gateway, sent, server)
                 found[f"{kind} burst"].append(sorted(burst)[round(0.99 * (BURST - 1))])
                 gateway.to_zero()
-        for gateway in gateways.values():
-            outcomes = gateway.control("GET", "status")["functions"][gateway.name]["outcomes"]
+        for kind, gateway in gateways.items():
+            told_of = gateway.control("GET", "status")["functions"][gateway.name]
+            outcomes = told_of["outcomes"]
+            wrong += told_of["start"] != kind
             missing += abs(outcomes["ok"] - 1 - turns * (1 + BLOCK + BURST))
-    return _told(subject.manifest.name, found, missing, wrong)
+    return _told(subject.manifest.name, kinds, found, missing, wrong)
 
 
-def _told(name: str, found: dict[str, list[float]], missing: int, wrong: int) -> Benchmark:
+def _by_criu(progress: Progress) -> list[str]:
+    """The kind ``criu``, where that can be."""
+    try:
+        criu.check(criu.find(os.environ))
+    except criu.CriuError as error:
+        progress(f"no instances by CRIU: {error}", 0, 1)
+        return []
+    return ["criu"]
+
+
+def _told(name: str, kinds: list[str], found: dict[str, list[float]], missing: int, wrong: int) -> Benchmark:
     lines = {"fresh": Line("a plain fresh start", found["fresh"]), "floor": Line("the floor", found["floor"])}
-    for kind in KINDS:
+    for kind in kinds:
         lines[f"{kind} zero"] = Line(f"{kind}: from zero, through the gateway", found[f"{kind} zero"])
         lines[f"{kind} burst"] = Line(f"{kind}: a burst of {BURST}, its p99", found[f"{kind} burst"])
     lines["direct"] = Line("warm, the instance itself", found["direct"])
@@ -111,8 +126,12 @@ def _told(name: str, found: dict[str, list[float]], missing: int, wrong: int) ->
     added = lines["through"].median - lines["direct"].median
     claims = [
         Claim(f"{kind}: a burst's p99 / fresh cold start", lines[f"{kind} burst"].median / fresh, 3.0, True)
-        for kind in KINDS
+        for kind in kinds
     ]
+    if "criu" in kinds:
+        claims.append(
+            Claim("criu: from zero / floor", lines["criu zero"].median / lines["floor"].median, 0.4, True)
+        )
     return Benchmark(
         f"{name} up on one machine, {MOST} instances at most",
         list(lines.values()),

@@ -19,6 +19,7 @@ from hypothesis import settings
 
 from preheat import function, manifest
 from preheat.measure.client import free_port
+from preheat.snapshot import criu
 
 ROOT = Path(__file__).parent.parent
 
@@ -168,6 +169,17 @@ def embed_server(embed_artifact: Path, tmp_path_factory: pytest.TempPathFactory)
     with serving(embed_artifact, PREHEAT_CACHE=str(tmp_path_factory.mktemp("cache"))) as server:
         server.wait_ready()
         yield server
+
+
+@pytest.fixture(scope="session")
+def criu_program() -> str:
+    """CRIU, or the reason why it cannot be used on this machine."""
+    try:
+        found = criu.find(os.environ)
+        criu.check(found)
+    except criu.CriuError as error:
+        pytest.skip(str(error))
+    return found
 
 
 def running(pid: int) -> bool:

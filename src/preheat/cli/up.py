@@ -23,7 +23,10 @@ def up(
     port: Annotated[int | None, typer.Option(help="Default: PORT, else 8080.")] = None,
     host: Annotated[str | None, typer.Option(help="Default: PREHEAT_HOST, else 127.0.0.1.")] = None,
     start: Annotated[
-        str, typer.Option(help="How instances start: fresh, or fork (from a template).")
+        str,
+        typer.Option(
+            help="How instances start: fresh, fork (from a template), or criu (restored from a dump)."
+        ),
     ] = "fresh",
     concurrency: Annotated[int, typer.Option(min=1, help="Requests that one instance gets at once.")] = 32,
     target: Annotated[

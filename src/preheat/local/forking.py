@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 from ..errors import FailedStartError, PreheatError, TimedOutError
 from ..snapshot.forkserver import Template
-from .instance import KEPT_LINES
+from .instance import KEPT_LINES, tells_of_a_full_disk
 from .starts import Process, Start, printed
 
 STALE_S = 5.0
@@ -33,6 +33,8 @@ class Forked:
     artifact that is no longer the one: they are to be drained. ``noted``, ``forgotten``: with a template's
     process."""
 
+    kind = "fork"
+    refused = ""
     warm = True
 
     def __init__(
@@ -92,19 +94,16 @@ class Forked:
         except PreheatError as error:
             self._leave(template)
             self._template = None
+            if self._does_without(error):
+                return True
             said = f"{self._name} did not start: {error}" + (f": {self.lines[-1]}" if self.lines else "")
-            raise FailedStartError(said, code="failed_start") from None
+            code = "disk_full" if tells_of_a_full_disk([said]) else "failed_start"
+            raise FailedStartError(said, code=code) from None
         return True
 
     def start(self, start: Start) -> Process:
         """Fork one. What it prints goes where the template's goes."""
-        assert self._template is not None  # noqa: S101 - it was ready
-        tenant = start.environ.get("PREHEAT_TENANT")
-        environ = {"PREHEAT_TENANT": tenant} if tenant else {}
-        if start.cgroup:
-            environ["PREHEAT_CGROUP"] = start.cgroup
-        clone = self._template.clone(start.listener, environ)
-        return Process(clone.pid, self._told)
+        return self._cloned(start, None)
 
     def look(self) -> None:
         """Have a template, hear of clones that ended, and ask now and then whether the artifact is another
@@ -116,6 +115,7 @@ class Forked:
             self._hear(template)
             if not template.running:
                 self._left.remove(template)
+                self._over(template)
         following = self._following
         if following is not None:
             self._hear(following)
@@ -136,15 +136,33 @@ class Forked:
         for template in (self._template, self._following):
             if template is not None:
                 self._leave(template)
+        for template in self._left:
+            self._over(template)
         for reader in self._readers:
             reader.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)
+
+    def _cloned(self, start: Start, output: int | None) -> Process:
+        assert self._template is not None  # noqa: S101 - it was ready
+        tenant = start.environ.get("PREHEAT_TENANT")
+        environ = {"PREHEAT_TENANT": tenant} if tenant else {}
+        if start.cgroup:
+            environ["PREHEAT_CGROUP"] = start.cgroup
+        clone = self._template.clone(start.listener, environ, output=output)
+        return Process(clone.pid, self._told)
+
+    def _does_without(self, error: PreheatError) -> bool:  # noqa: ARG002 - Restored does, for some
+        """Whether instances start in another way where a template failed with ``error``."""
+        return False
+
+    def _new(self, output: int) -> Template:
+        return Template(self._environ, output=output)
 
     def _made(self) -> Template:
         """A template that starts."""
         self._began = time.monotonic()
         output, written = os.pipe()
-        template = Template(self._environ, output=written)
+        template = self._new(written)
         try:
             template.start()
         finally:
@@ -180,6 +198,9 @@ class Forked:
         self._forgotten(template.pid)
         self._unwatch(template)
         self._left.append(template)
+
+    def _over(self, template: Template) -> None:
+        """A template is gone, and all of its clones."""
 
     def _unwatch(self, template: Template) -> None:
         asyncio.get_running_loop().remove_reader(template.fileno())

@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Any
 
@@ -21,11 +21,11 @@ PROBE_S = 0.05
 """Seconds between two questions whether it is ready: as Knative's queue-proxy asks."""
 PROBE_TIMEOUT_S = 5.0
 KEPT_LINES = 20
-FULL = ("No space left on device", "Disk quota exceeded")
-"""How a full disk is told (errno(3), ENOSPC and EDQUOT)."""
+_FULL = ("No space left on device", "Disk quota exceeded", "no space left in ")
+"""How a full disk is told (errno(3), ENOSPC and EDQUOT), and a full cache (cache.py)."""
 _READY = b"GET /v2/health/ready HTTP/1.1\r\nhost: localhost\r\n\r\n"
 _REPORT = b"GET /coldstart HTTP/1.1\r\nhost: localhost\r\naccept: application/json\r\n\r\n"
-_COLD_START = b'{"message": "cold start", '
+_STARTED = (b'{"message": "cold start", ', b'{"message": "restored", ')
 
 
 class UnsentError(Exception):
@@ -58,6 +58,7 @@ class Instance:
         self.id = ""
         """As it tells it with every answer; empty until the first."""
         self.kind = kind
+        """How it started, as far as is known: it tells it in its report where that was not as asked for."""
         self.tenant = tenant
         self.process = process
         self.port = port
@@ -137,8 +138,12 @@ class Instance:
         elif self.state is State.STARTING and response.status == 503:
             # An instance whose start failed answers those who wait before it ends; the gateway knows more.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.over.wait(), 2.0)
+                await asyncio.wait_for(self.over.wait(), 5.0)
                 raise self.error()
+            if tells_of_a_full_disk([response.body.decode(errors="replace")]):  # it is long in ending
+                raise FailedStartError(
+                    f"an instance did not start: {response.body.decode()}", code="disk_full"
+                )
         if self.answered == 0:
             asyncio.get_running_loop().call_later(0.1, self._ask_report)
         self.answered += 1
@@ -183,7 +188,7 @@ class Instance:
             return self.why or "memory_limit"
         if self._was is State.DRAINING:
             return "stopped"
-        if any(words in line for line in self.lines for words in FULL):
+        if tells_of_a_full_disk(self.lines):
             return "disk_full"
         return "failed_start" if self._was is State.STARTING else "crashed"
 
@@ -209,19 +214,28 @@ class Instance:
         with contextlib.suppress(OSError, ValueError):
             response = await self._exchange.ask(_REPORT, PROBE_TIMEOUT_S)
             if response.status == 200:
-                self.report = json.loads(response.body)
+                self._reported(json.loads(response.body))
+
+    def _reported(self, report: dict[str, Any]) -> None:
+        self.report = report
+        if report.get("not_restored"):
+            self.kind = "fresh"
 
     async def _read(self) -> None:
-        """Pass on what it prints, and keep the last lines; its line on the cold start says that it is
-        ready."""
+        """Pass on what it prints, and keep the last lines; its line on its start says that it is ready."""
         async with contextlib.aclosing(printed(self._output)) as lines:
             async for line in lines:
-                if line.startswith(_COLD_START):
+                if line.startswith(_STARTED):
                     with contextlib.suppress(ValueError):
-                        self.report = json.loads(line)
+                        self._reported(json.loads(line))
                     self.mark_ready()
                     continue
                 text = line.decode(errors="replace").rstrip()
                 sys.stderr.write(f"{self.name}  {text}\n")
                 if text.strip() and not text.startswith("{"):
                     self.lines.append(text.strip()[:500])
+
+
+def tells_of_a_full_disk(lines: Iterable[str]) -> bool:
+    """Whether one of what a process printed says so."""
+    return any(words in line for line in lines for words in _FULL)

@@ -86,12 +86,21 @@ class Limits:
 
 
 def anonymous_mib(pid: int) -> float | None:
-    """Memory of a process that no file backs, MiB: mapped weights are left out, as another instance shares
-    them. None where it has ended."""
+    """Memory that no file backs of a process and those that it has started, MiB: mapped weights are left out,
+    as another instance shares them. None where it has ended."""
+    kib = _anonymous_kib(pid)
+    if kib is None:
+        return None
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{pid}/children") as file:
+        kib += sum(_anonymous_kib(int(child)) or 0 for child in file.read().split())
+    return kib / 1024
+
+
+def _anonymous_kib(pid: int) -> int | None:
     try:
         with open(f"/proc/{pid}/status") as file:
             lines = dict(line.split(":", 1) for line in file)
-        return sum(int(lines[key].split()[0]) for key in ("RssAnon", "RssShmem")) / 1024
+        return sum(int(lines[key].split()[0]) for key in ("RssAnon", "RssShmem"))
     except (OSError, KeyError, ValueError):
         return None
 

@@ -67,6 +67,8 @@ def _function(name: str, one: Mapping[str, Any]) -> str:
             f'<p class="bad" role="status"><b>{_e(one["error"]["code"])}</b> {_e(one["error"]["message"])}'
             f"{_e(again)}</p>"
         )
+    if one["not_restored"]:
+        parts.append(f'<p class="bad" role="status">instances start fresh: {_e(one["not_restored"])}</p>')
     parts += [_tiles(one), _outcomes(one["outcomes"])]
     if one["instances"]:
         heads = ["instance", "state", "ready in", "in flight", "answered", "memory"]
@@ -128,13 +130,18 @@ def _row(each: Mapping[str, Any]) -> list[str]:
     memory = f"{each['memory_mib']:g} MiB" if each["memory_mib"] is not None else ""
     whose = f", {each['tenant']}" if each["tenant"] else ""
     return [
-        f"{each['name']}\n{each['kind']}, process {each['pid']}, port {each['port']}{whose}",
+        f"{each['name']}\n{each['kind']}{_unlike(each)}, process {each['pid']}, port {each['port']}{whose}",
         each["state"],
         milliseconds(each["ready_ms"]) if each["ready_ms"] is not None else "",
         str(each["in_flight"]),
         f"{each['answered']:,}",
         memory,
     ]
+
+
+def _unlike(each: Mapping[str, Any]) -> str:
+    """Why it was not restored, where it was to be."""
+    return f" ({each['not_restored']})" if each["not_restored"] else ""
 
 
 def _start(each: Mapping[str, Any], shown: bool) -> str:

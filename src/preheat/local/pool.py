@@ -29,8 +29,8 @@ from .starts import Starter
 
 AHEAD = 1
 """Requests that are sent to an instance before it is ready."""
-KINDS = ("fresh", "fork")
-"""How instances may start: ``starts.py``."""
+KINDS = ("fresh", "fork", "criu")
+"""How instances may start: ``starts.py``, ``forking.py``, ``restoring.py``."""
 BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds until the next start after so many failures in a row; the first may have been an accident."""
 KEPT_ENDED = 30
@@ -324,7 +324,7 @@ class Pool:
             raise FailedStartError(said, code="disk_full" if full else "failed_start") from None
         finally:
             os.close(written)
-        instance = Instance(name, self.options.kind, self.tenant, process, port, output, self._moved)
+        instance = Instance(name, self._starter.kind, self.tenant, process, port, output, self._moved)
         self.instances.append(instance)
         self._starting.now += 1
         self._task(instance.live(self.options.start_timeout_s, lambda: self._limits.killed(name)))

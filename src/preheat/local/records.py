@@ -1,7 +1,8 @@
 """Which instances a gateway has, kept outside of it: after it was killed, the next one ends what it left.
 
 A folder a gateway under the state folder, locked while it lives; in it a file an instance, named by the
-process's id, holding its start time, so that no other process is ever taken for it.
+process's id, holding its start time, so that no other process is ever taken for it. Dumps that instances are
+restored from lie there too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import select
+import shutil
 import signal
 import tempfile
 import time
@@ -75,10 +77,7 @@ def _end_left(state: Path) -> int:
 
 
 def _forget(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        for file in folder.iterdir():
-            file.unlink()
-        folder.rmdir()
+    shutil.rmtree(folder, ignore_errors=True)  # dumps of instances too
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import time
 from collections import Counter, deque
+from functools import partial
 from typing import NamedTuple
 
 from ..adapters import deadlines
@@ -62,11 +63,13 @@ class Served:
         self._starting = starting
         self._numbers = itertools.count(1)
         self.starter: Starter = Fresh()
-        if options.kind == "fork":
+        if options.kind != "fresh":
             from .forking import Forked, adopt_orphans
+            from .restoring import Restored
 
             adopt_orphans()
-            self.starter = Forked(
+            make = Forked if options.kind == "fork" else partial(Restored, folder=records.folder)
+            self.starter = make(
                 found.name,
                 found.environ,
                 options.start_timeout_s,

@@ -44,8 +44,20 @@ class Start(NamedTuple):
 class Starter(Protocol):
     """Starts the instances of one function."""
 
-    warm: bool
-    """Whether an instance is ready as soon as it is there."""
+    @property
+    def kind(self) -> str:
+        """How the next instance starts."""
+        ...
+
+    @property
+    def refused(self) -> str:
+        """Why that is not how it was asked for; empty where it is."""
+        ...
+
+    @property
+    def warm(self) -> bool:
+        """Whether an instance is ready as soon as it is there."""
+        ...
 
     def ready(self) -> bool:
         """Whether one can be started now; where not, somebody is called when it may be. Raises PreheatError
@@ -68,6 +80,8 @@ class Starter(Protocol):
 class Fresh:
     """Instances that do the whole of their start."""
 
+    kind = "fresh"
+    refused = ""
     warm = False
 
     def ready(self) -> bool:

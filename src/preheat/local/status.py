@@ -55,6 +55,8 @@ def _function(served: Served) -> dict[str, Any]:
     return {
         "target": served.found.location,
         "state": _state(pools, instances),
+        "start": served.starter.kind,
+        "not_restored": served.starter.refused,
         "desired": sum(pool.desired for pool in pools),
         "panicking": any(pool.scaler.panicking for pool in pools),
         "concurrency": round(sum(pool.scaler.average(now, pool.scaler.policy.stable_s) for pool in pools), 2),
@@ -95,6 +97,7 @@ def _instance(one: Instance) -> dict[str, Any]:
         "pid": one.process.pid,
         "port": one.port,
         "kind": one.kind,
+        "not_restored": (one.report or {}).get("not_restored", ""),
         "state": one.state.value,
         "born": round(one.born, 3),
         "ready_ms": round(one.ready_ms, 1) if one.ready_ms is not None else None,

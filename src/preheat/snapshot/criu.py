@@ -9,8 +9,8 @@ A listening socket that this process was started with (LISTEN_FDS) is the restor
 own.
 
 Weights are mapped from the artifact's files, which CRIU leaves out of the images: they must lie at the same
-place. The process id is the dumped one's, so one instance runs in a PID namespace. GPU memory is saved by
-CRIU's own CUDA plugin, where it is installed.
+place. The process id is the dumped one's, so one instance runs in a PID namespace; ``restores.py`` makes one
+for each. GPU memory is saved by CRIU's own CUDA plugin, where it is installed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ import contextlib
 import json
 import os
 import signal
+import stat
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
-from ..errors import PreheatError, UsageError
+from ..errors import FailedStartError, PreheatError, UsageError
 
 DUMP_S = 300.0
 """Seconds that a dump may take."""
@@ -37,6 +38,12 @@ READY = "preheat-snapshot-ready "
 GIVEN = ("PREHEAT_HOST", "PREHEAT_TENANT", "PREHEAT_GRACE")
 """Settings that a restore may have of its own; the others are the snapshot's."""
 _NAME = "snapshot.json"
+_LIKE = ("-v1", "--file-locks", "--manage-cgroups=ignore")
+"""What a dump and its restores are told alike. The locks hold an artifact of a store in the cache; a restored
+process is in the control groups of whoever restores it."""
+WATCHED = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+"""The signals that whoever stays beside a restored process waits for."""
+_CAP_SYS_ADMIN = 21
 _FIRST_PID, _LAST_PID = 20000, 30000
 """Where the dumped process's id is put, so that it is free when it is restored."""
 
@@ -56,11 +63,19 @@ def find(environ: Mapping[str, str]) -> str:
     raise CriuError("criu is not installed: version 4 or later is needed, in a folder of PATH")
 
 
+def images_of(folder: str) -> str:
+    """Where a snapshot's images lie."""
+    return os.path.join(os.path.abspath(folder), "images")
+
+
 def check(criu: str) -> None:
     """Raises CriuError with what ``criu check`` says, where it says no."""
     import subprocess
 
-    done = subprocess.run([criu, "check", *_rights()], capture_output=True, text=True, check=False)  # noqa: S603
+    probes = _probes()
+    made = {**os.environ, **_remembering(probes)}
+    command = [criu, "check", *_rights(probes)]
+    done = subprocess.run(command, env=made, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         raise CriuError(f"criu check: {_last_error(done.stdout + done.stderr)}")
 
@@ -68,17 +83,18 @@ def check(criu: str) -> None:
 def create(location: str, folder: str, environ: Mapping[str, str]) -> dict[str, Any]:
     """Start a target up to its snapshot, and dump it into a new folder; gives what ``snapshot.json`` holds.
 
-    Raises UsageError, CriuError, and PreheatError where the start fails.
+    Raises UsageError, CriuError, and FailedStartError where the target does not start.
     """
     import subprocess
 
     criu = find(environ)
     check(criu)
-    images = os.path.join(os.path.abspath(folder), "images")
+    images = images_of(folder)
     if os.path.exists(os.path.join(folder, _NAME)):
         raise UsageError(f"{folder} holds a snapshot already: name a new folder")
     try:
-        os.makedirs(images, exist_ok=True)
+        os.makedirs(images, mode=0o700, exist_ok=True)
+        os.chmod(images, 0o700)  # the process's memory: its environment and settings are in it
     except OSError as error:
         raise UsageError(f"{folder} cannot be made: {error.strerror}") from None
     target = location if "://" in location else os.path.abspath(location)
@@ -99,7 +115,7 @@ def create(location: str, folder: str, environ: Mapping[str, str]) -> dict[str, 
         os.close(prints)  # so that its end is heard
         facts = _until_ready(printed)
         log = os.path.join(images, "dump.log")
-        dump = [criu, "dump", "-t", str(process.pid), "-D", images, "-o", log, "-v1", *_rights()]
+        dump = [criu, "dump", "-t", str(process.pid), "-D", images, "-o", log, *_LIKE, *_rights()]
         done = subprocess.run(dump, capture_output=True, timeout=DUMP_S, check=False)  # noqa: S603
         if done.returncode:
             raise CriuError(f"criu dump: {_last_error(_read(log) or done.stderr.decode(errors='replace'))}")
@@ -141,26 +157,48 @@ def restore(folder: str, environ: Mapping[str, str]) -> int:
     becomes a server that starts fresh. Raises UsageError where there is no snapshot at all."""
     began_ns = phases.process_start_ns() or phases.FIRST_LINE_NS
     snapshot = read(folder)
-    watched = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
-    signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+    signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+    inherits = environ.get("LISTEN_PID") == str(os.getpid()) and bool(environ.get("LISTEN_FDS"))
+    given = {name: value for name, value in environ.items() if not name.startswith("LISTEN_")}
     try:
-        pid, wake = _restored(folder, snapshot, environ)
+        pid = resume(folder, snapshot, given, began_ns, inherits=inherits)
     except CriuError as error:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)
-        return _start_fresh(snapshot, environ, str(error))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
+        start_fresh(snapshot["target"], environ, str(error))
+    return stay(pid)
+
+
+def resume(
+    folder: str,
+    snapshot: Mapping[str, Any],
+    environ: Mapping[str, str],
+    began_ns: int,
+    *,
+    inherits: bool,
+    instance: str = "",
+) -> int:
+    """Restore a snapshot as a child of this process, which has WATCHED blocked, and let it go on. Gives its
+    process id. Raises CriuError.
+
+    ``inherits``: it serves this process's descriptor 3. ``instance``: its id, where one was drawn already; it
+    then proves its session after its first answer: whoever asks has made the snapshot on this very machine.
+    """
+    pid, wake = _restored(folder, snapshot, environ)
     given = {
-        name: value
-        for name, value in environ.items()
-        if name in GIVEN or not name.startswith(("PREHEAT_", "LISTEN_"))
+        name: value for name, value in environ.items() if name in GIVEN or not name.startswith("PREHEAT_")
     }
-    told: dict[str, Any] = {"environ": given, "began_ns": began_ns}
-    if environ.get("LISTEN_PID") == str(os.getpid()) and environ.get("LISTEN_FDS"):
-        told["listener"] = os.getpid()
-    told["now_ns"] = time.perf_counter_ns()
+    told: dict[str, Any] = {"environ": given, "began_ns": began_ns, "parent": os.getpid()}
+    told.update(inherits=inherits, instance=instance, now_ns=time.perf_counter_ns())
     with open(wake, "wb") as pipe:
         pipe.write(json.dumps(told).encode() + b"\n")
+    return pid
+
+
+def stay(pid: int) -> int:
+    """Hand signals on to a child until it ends; gives its exit status, 128 and more for a signal. WATCHED
+    are blocked."""
     while True:
-        number = signal.sigwait(watched)
+        number = signal.sigwait(WATCHED)
         if number != signal.SIGCHLD:
             os.kill(pid, number)
             continue
@@ -173,17 +211,16 @@ def restore(folder: str, environ: Mapping[str, str]) -> int:
 def _restored(folder: str, snapshot: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[int, int]:
     """The process, a child of this one, and the pipe that wakes it. Raises CriuError."""
     criu = find(environ)
-    woken, wake = os.pipe()
+    probes, (woken, wake) = _probes(), os.pipe()
     with _work_folder(environ) as work:
         pidfile, log = os.path.join(work, "pid"), os.path.join(work, "log")
         inherit = []
         for descriptor, inode in ((woken, snapshot["wake"]), (1, snapshot["output"])):
             os.set_inheritable(descriptor, True)
             inherit += ["--inherit-fd", f"fd[{descriptor}]:pipe:[{inode}]"]
-        images = os.path.join(folder, "images")
-        command = [criu, "restore", "-D", images, "-W", work, "-o", log, "-v1", "--pidfile", pidfile]
-        command += ["--restore-detached", "--restore-sibling", *inherit, *_rights()]
-        spawned = os.posix_spawn(criu, command, dict(environ), setsigmask=[])
+        command = [criu, "restore", "-D", images_of(folder), "-W", work, "-o", log, "--pidfile", pidfile]
+        command += ["--restore-detached", "--restore-sibling", *inherit, *_LIKE, *_rights(probes)]
+        spawned = os.posix_spawn(criu, command, {**environ, **_remembering(probes)}, setsigmask=[])
         os.close(woken)
         deadline = time.monotonic() + RESTORE_S
         while not (done := os.waitpid(spawned, os.WNOHANG))[0]:
@@ -212,11 +249,12 @@ def _work_folder(environ: Mapping[str, str]) -> Iterator[str]:
         os.rmdir(work)
 
 
-def _start_fresh(snapshot: Mapping[str, Any], environ: Mapping[str, str], reason: str) -> int:
+def start_fresh(target: str, environ: Mapping[str, str], reason: str) -> NoReturn:
+    """Become a server that starts fresh, and has ``reason`` in its report."""
     sys.stderr.write(f"warning: the snapshot is not restored, the server starts fresh: {reason}\n")
     sys.stderr.flush()
     made = {**environ, "PREHEAT_NOT_RESTORED": reason}
-    made.setdefault("PREHEAT_ARTIFACT", snapshot["target"])
+    made.setdefault("PREHEAT_ARTIFACT", target)
     os.execve(sys.executable, [sys.executable, "-m", "preheat.server"], made)  # noqa: S606
 
 
@@ -241,13 +279,39 @@ def _until_ready(printed: int) -> dict[str, Any]:
                 return dict(json.loads(line.removeprefix(READY)))
             lines.append(line.strip())
     said = [line for line in lines if line and not line.startswith("{")]
-    raise CriuError(
+    raise FailedStartError(
         f"the target does not start: {said[-1].removeprefix('error: ') if said else 'it said nothing'}"
     )
 
 
-def _rights() -> list[str]:
-    return [] if os.geteuid() == 0 else ["--unprivileged"]
+def _rights(probes: str = "") -> list[str]:
+    """Without CAP_SYS_ADMIN it needs CAP_CHECKPOINT_RESTORE, and to be told. With --unprivileged it keeps
+    what it found of the kernel in XDG_RUNTIME_DIR, for root too; else in /run, if that is a tmpfs."""
+    return [] if _is_admin() and not probes else ["--unprivileged"]
+
+
+def _probes() -> str:
+    """A folder of this user's own for what CRIU finds of the kernel, which takes it 20 ms at each restore. It
+    keeps that on a tmpfs only, gone with the boot that it is true for. Empty where there can be none."""
+    place = f"/dev/shm/preheat-criu-{os.geteuid()}"  # noqa: S108 - held against its owner below
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(place, 0o700)
+        found = os.lstat(place)
+    except OSError:
+        return ""
+    own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+    return place if own else ""
+
+
+def _is_admin() -> bool:
+    """Whether this process has CAP_SYS_ADMIN (capabilities(7))."""
+    effective = next(line for line in _read("/proc/self/status").splitlines() if line.startswith("CapEff:"))
+    return bool(int(effective.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
+
+
+def _remembering(probes: str) -> dict[str, str]:
+    return {"XDG_RUNTIME_DIR": probes} if probes else {}
 
 
 def _read(path: str) -> str:

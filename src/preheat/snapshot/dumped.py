@@ -3,8 +3,9 @@ restored.
 
 It starts up to its snapshot, says so on standard output, and reads from the pipe FD. There it is dumped. A
 restore writes one line of JSON into that pipe: ``environ``; ``began_ns``, when the restore began, and
-``now_ns``, both by the clock of whoever writes; ``listener``, the process that has a socket for it as its
-descriptor 3, if one has.
+``now_ns``, both by the clock of whoever writes; ``parent``, the process that restores it and stays beside it,
+and ``inherits``, whether that has a socket for it as its descriptor 3; ``instance``, its id, where that was
+drawn, and it is to prove its session after its first answer.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import signal
 import socket
 import sys
 import time
 import traceback
+from functools import partial
 
 from ..errors import PreheatError, UsageError
 from ..settings import Settings
 from .criu import READY
 
+_PR_SET_PDEATHSIG = 1
 _PIDFD_GETFD = 438
 """The system call's number, the same on every architecture."""
 
@@ -28,38 +32,50 @@ _PIDFD_GETFD = 438
 def main(descriptor: int) -> int:
     """Start, be dumped, go on; gives the exit status."""
     from .. import server
+    from .clones import prove
     from .template import go_on, prepare
 
     try:
         template = prepare(os.environ, kind="criu", one_thread=False)
-        loaded = template.function.service.current
-        assert loaded is not None  # noqa: S101 - it was started
-        told = {"artifact": loaded.report.facts["artifact"], "variant": loaded.report.facts["variant"]}
+        facts, report = template.report.facts, template.report.to_dict()
+        told = {"artifact": facts["artifact"], "variant": facts["variant"]}
+        told.update(location=template.location, report=report)
         print(READY + json.dumps(told), flush=True)  # noqa: T201
         with open(descriptor, "rb") as pipe:
             line = pipe.readline()
         if not line:
             return 0
         restored = json.loads(line)
+        if not _ends_with(restored["parent"]):
+            return 1
         for name in [name for name in os.environ if not name.startswith(("PREHEAT_", "PYTHON", "PATH"))]:
             del os.environ[name]
         os.environ.update(restored["environ"])
         stop = server.Stop()
         settings = Settings.from_environ(os.environ)
-        if "listener" in restored:
-            listener = _taken_over(restored["listener"])
+        if restored["inherits"]:
+            listener = _taken_over(restored["parent"])
         else:
             listener = server.listen(settings.host, settings.port)
         # CRIU lets this process's clock go on from where it stood; what measures from outside has another.
         offset_ns = time.perf_counter_ns() - restored["now_ns"]
         template.renewal.woken_ns = restored["began_ns"] + offset_ns
         template.renewal.facts["clock_offset_ns"] = offset_ns
-        return go_on(template._replace(settings=settings), listener, stop, os.environ)
+        template.renewal.instance = restored["instance"]
+        settle = partial(prove, template, stop) if restored["instance"] else None
+        return go_on(template._replace(settings=settings), listener, stop, os.environ, settle=settle)
     except PreheatError as error:
         return server.told(error)
     except Exception:  # a hook's own
         traceback.print_exc()
         return 1
+
+
+def _ends_with(parent: int) -> bool:
+    """End when the parent does, however that comes (prctl(2), PR_SET_PDEATHSIG): nobody would hand signals
+    on. False where it has ended already."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    return os.getppid() == parent
 
 
 def _taken_over(pid: int) -> socket.socket:

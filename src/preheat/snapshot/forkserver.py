@@ -1,11 +1,12 @@
-"""A template process and its clones: an instance by fork, its model loaded and warmed already.
+"""A template process and its clones: an instance by fork, or by CRIU, its model loaded and warmed already.
 
 ``Template`` is the side of whoever wants instances (`preheat up`, `preheat measure`); it needs no model's
 library. The process is ``python -m preheat.snapshot.forkserver 3``, with the environment of a server and, as
 descriptor 3, one end of a Unix socket pair of whole messages (SOCK_SEQPACKET), JSON each:
 
 ==========  ==========================================================================================
-to it       ``{"environ": {…}}`` with one listening socket (SCM_RIGHTS): make a clone that serves it
+to it       ``{"environ": {…}}`` with one listening socket (SCM_RIGHTS): make a clone that serves it; and a
+            second descriptor, for what a restored one prints
 from it     ``ready`` (location, version, report), or ``failed`` (error, code), once
             ``cloned`` (pid, instance) or ``refused`` (error, code), for each request, in order
             ``ended`` (pid, status), when a clone has
@@ -14,6 +15,9 @@ from it     ``ready`` (location, version, report), or ``failed`` (error, code), 
 Clones are the template's children. Where it dies they go on, and are children then of the nearest subreaper
 (PR_SET_CHILD_SUBREAPER) above it. When the socket closes, the template
 ends; told by SIGTERM first (``close``) alone, else with its clones: whoever had asked for them is gone.
+
+With a second argument, a folder, it makes a dump by CRIU there, and its clones are restores
+(``restores.py``).
 """
 
 from __future__ import annotations
@@ -60,11 +64,15 @@ class Template:
     """One template process. Safe to call from several threads; a call that waits holds up the others.
 
     ``environ``: the whole environment, PREHEAT_ARTIFACT in it. ``output``: a descriptor for what the template
-    and its clones print; None for this process's own.
+    and its clones print; None for this process's own. ``images``: a new folder of nobody else's, for a dump
+    that instances are restored from by CRIU; it stays, for whoever named it to remove. None: they are forked.
     """
 
-    def __init__(self, environ: Mapping[str, str], *, output: int | None = None) -> None:
+    def __init__(
+        self, environ: Mapping[str, str], *, output: int | None = None, images: str | None = None
+    ) -> None:
         self._environ = dict(environ)
+        self._images = images
         self._output = output
         self._code_at = self._code()
         self._lock = RLock()
@@ -94,6 +102,7 @@ class Template:
             actions += [(os.POSIX_SPAWN_DUP2, self._output, number) for number in (1, 2)]
         actions.append((os.POSIX_SPAWN_DUP2, theirs.fileno(), _CONTROL))
         command = [sys.executable, "-m", "preheat.snapshot.forkserver", str(_CONTROL)]
+        command += [self._images] if self._images is not None else []
         with theirs:
             try:
                 # Not subprocess, whose import the template itself would pay. A group of its own: Ctrl-C at a
@@ -125,9 +134,12 @@ class Template:
                 self._check()
                 self._read(deadline, "the template was not ready in time")
 
-    def clone(self, listener: socket.socket, environ: Mapping[str, str] | None = None) -> Clone:
-        """Fork an instance that serves ``listener``, which stays open here; waits for the template, not for
-        the instance. ``environ``: PREHEAT_TENANT, PREHEAT_CGROUP, and names that are not Preheat's.
+    def clone(
+        self, listener: socket.socket, environ: Mapping[str, str] | None = None, *, output: int | None = None
+    ) -> Clone:
+        """Fork or restore an instance that serves ``listener``, which stays open here; waits for the
+        template, not for the instance. ``environ``: PREHEAT_TENANT, PREHEAT_CGROUP, and names that are not
+        Preheat's. ``output``: a descriptor for what a restored one prints; None for the template's.
 
         Raises FailedStartError where there is no template or it cannot be forked now, TimedOutError.
         """
@@ -138,7 +150,8 @@ class Template:
             message = json.dumps({"environ": dict(environ or {})}).encode()
             deadline = time.monotonic() + CLONE_S
             try:
-                socket.send_fds(self._control, [message], [listener.fileno()])
+                sent = [listener.fileno(), *([output] if output is not None else [])]
+                socket.send_fds(self._control, [message], sent)
             except OSError as error:
                 self._gone()
                 raise FailedStartError(f"the template cannot be asked: {error.strerror}") from None
@@ -296,13 +309,17 @@ class Template:
 
 
 def main() -> int:
-    if len(sys.argv) != 2 or not sys.argv[1].isdigit():
+    if len(sys.argv) not in (2, 3) or not sys.argv[1].isdigit():
         sys.stderr.write("error: this is started by preheat.snapshot.forkserver.Template\n")
         return 2
-    from . import clones
-
     with socket.socket(fileno=int(sys.argv[1])) as control:
         control.set_inheritable(False)
+        if len(sys.argv) == 3:
+            from . import restores
+
+            return restores.main(control, os.environ, sys.argv[2])
+        from . import clones
+
         return clones.main(control, os.environ)
 
 

@@ -6,9 +6,9 @@ The session's opening is paid once, before any copy: so the variant that runs fa
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
-import os
 import sys
 import threading
 import time
@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from .. import fingerprint
 from ..errors import UsageError
 from ..function import Function, log, quieten_libraries, target
-from ..phases import FIRST_LINE_NS, Phase, PhaseClock
+from ..phases import FIRST_LINE_NS, ColdStartReport, Phase, PhaseClock
 from ..principals import principal
 from ..settings import Settings
 from ..takeover import give_back
 from . import hooks
 from .builtin import Renewal
+from .copies import threads_now
 from .pinned import pinned
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
     from ..server import Stop
 
+_WORTH_COPYING = 1 << 18
+"""Bytes of a mapping from which on its faults cost more than a page of its own."""
 THREADS_S = 10.0
 """Seconds that threads of the start have to end."""
 
@@ -46,6 +49,13 @@ class Template(NamedTuple):
     """Threads that a session shall have."""
     location: str
     """The artifact: a folder, or a reference as it was given, its alias not resolved."""
+
+    @property
+    def report(self) -> ColdStartReport:
+        """How it started; in a copy, how that did."""
+        loaded = self.function.service.current
+        assert loaded is not None  # noqa: S101 - it was started
+        return loaded.report
 
 
 def prepare(environ: Mapping[str, str], *, kind: str, one_thread: bool) -> Template:
@@ -86,6 +96,8 @@ def prepare(environ: Mapping[str, str], *, kind: str, one_thread: bool) -> Templ
     gc.collect()
     give_back()
     gc.freeze()  # the collector writes to no page that copies share
+    if one_thread:
+        _take_page_tables_along()
     return Template(
         function, settings, renewal, threads, settings.artifact if "://" in location else function.location
     )
@@ -97,7 +109,7 @@ def go_on(
     stop: Stop,
     environ: Mapping[str, str],
     *,
-    settle: Callable[[], None] | None = None,
+    settle: Callable[[], object] | None = None,
 ) -> int:
     """In a copy: run the after-hooks, serve on ``listener`` until told to stop, drain; gives the exit status.
 
@@ -130,14 +142,21 @@ def go_on(
 
 def say_restored(template: Template) -> None:
     """The log line of a restore, as ``cold start`` is a start's."""
-    current = template.function.service.current
-    assert current is not None  # noqa: S101 - a copy of what was started
-    log("restored", **current.report.to_dict())
+    log("restored", **template.report.to_dict())
 
 
-def threads_now() -> int:
-    """Threads of this process, those of libraries included."""
-    return len(os.listdir("/proc/self/task"))
+def _take_page_tables_along() -> None:
+    """Let a fork copy the page tables of mapped weights, which the clone's first run would fill again by a
+    fault for each 64 KiB: Linux does so for a private mapping that holds a page of its own (mm/memory.c,
+    vma_needs_copy), so one byte of each is written, as it is."""
+    with open("/proc/self/maps") as file:
+        mappings = [line.split() for line in file]
+    for mapping in mappings:
+        if len(mapping) < 6 or mapping[1] != "rw-p" or not mapping[5].startswith("/"):
+            continue
+        begin, end = (int(address, 16) for address in mapping[0].split("-"))
+        if end - begin >= _WORTH_COPYING:
+            ctypes.memmove(begin, ctypes.string_at(begin, 1), 1)
 
 
 def _answer_once(function: Function) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from preheat.measure.client import free_port
+from preheat.measure.start import children
 
 from ...conftest import ROOT, Answer, Server
 
@@ -70,15 +72,15 @@ function = Function(__file__, task=Told)
 
 
 class Up(Server):
-    """`preheat up`. What it and its instances print is in ``log``."""
+    """`preheat up`. What it and its instances print is in ``log``. ``before``: a command that runs it."""
 
-    def __init__(self, folder: Path, *arguments: str, **environ: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, before: Sequence[str] = (), **environ: str) -> None:
         self.port = free_port()
         self.folder = folder
         self.state = folder / "state"
         self.log = folder / "log"
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREHEAT_")}
-        command = [sys.executable, "-m", "preheat", "up", *arguments, "--state", str(self.state)]
+        command = [*before, sys.executable, "-m", "preheat", "up", *arguments, "--state", str(self.state)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
@@ -129,8 +131,8 @@ class Up(Server):
 
 
 @contextlib.contextmanager
-def up(folder: Path, *arguments: str, **environ: str) -> Iterator[Up]:
-    gateway = Up(folder, *arguments, **environ)
+def up(folder: Path, *arguments: str, before: Sequence[str] = (), **environ: str) -> Iterator[Up]:
+    gateway = Up(folder, *arguments, before=before, **environ)
     try:
         yield gateway
         assert gateway.end() == 0, gateway.log.read_text()
@@ -151,3 +153,35 @@ def told(tmp_path: Path, filetype_artifact: Path) -> Path:
     (folder / "app.py").write_text(APP)
     (folder / "start").write_text("well")
     return folder
+
+
+def template(gateway: Up, name: str = "told") -> int:
+    """The process that instances are made of: the gateway's one child that is no instance."""
+    instances = {one["pid"] for one in gateway.function(name)["instances"]}
+    (found,) = set(children(gateway.process.pid)) - instances
+    return found
+
+
+def own_artifact(folder: Path) -> None:
+    """A copy in place of the link to the artifact, for a test that changes it."""
+    artifact = (folder / "artifact").resolve()
+    (folder / "artifact").unlink()
+    shutil.copytree(artifact, folder / "artifact")
+
+
+def version_of(instance: Any) -> str:
+    return str(instance["start"]["artifact"]["version"]) if instance["start"] else ""
+
+
+@pytest.fixture
+def store(filetype_artifact: Path, tmp_path: Path) -> str:
+    """A store with one version of an artifact, which ``prod`` names."""
+    place = f"file://{tmp_path}/store/filetype"
+    publish(filetype_artifact, place)
+    return place
+
+
+def publish(artifact: Path, place: str) -> None:
+    """Let ``prod`` name what a folder holds."""
+    command = [sys.executable, "-m", "preheat", "publish", str(artifact), place, "--alias", "prod"]
+    subprocess.run(command, capture_output=True, check=True)

@@ -25,6 +25,7 @@ class Held(NamedTuple):
     descriptors: int
     noted: int
     cached: int
+    temporary: int
 
 
 def held(gateway: Up) -> Held:
@@ -34,6 +35,7 @@ def held(gateway: Up) -> Held:
         len(os.listdir(f"/proc/{gateway.process.pid}/fd")),
         len(list(own.iterdir())),
         sum(1 for _ in (gateway.folder / "cache").rglob("*")),
+        len(list((gateway.folder / "tmp").iterdir())),
     )
 
 
@@ -44,20 +46,26 @@ def shared(pid: int) -> set[str]:
 
 
 @pytest.mark.timeout(60 + 5 * CYCLES)
-@pytest.mark.parametrize(("kind", "kept"), [("fresh", 0), ("fork", 1)])
-def test_cycles_leave_nothing_behind(filetype_artifact: Path, tmp_path: Path, kind: str, kept: int) -> None:
+@pytest.mark.parametrize(("kind", "kept"), [("fresh", 0), ("fork", 1), ("criu", 1)])
+def test_cycles_leave_nothing_behind(
+    filetype_artifact: Path, tmp_path: Path, kind: str, kept: int, request: pytest.FixtureRequest
+) -> None:
     """``kept``: processes that stay at zero: the template."""
+    if kind == "criu":
+        request.getfixturevalue("criu_program")
+    (tmp_path / "tmp").mkdir()
     pids: list[int] = []
     mapped: set[str] = set()
-    with up(tmp_path, str(filetype_artifact), "--start", kind) as gateway:
+    with up(tmp_path, str(filetype_artifact), "--start", kind, TMPDIR=str(tmp_path / "tmp")) as gateway:
         before = None
-        for _ in range(CYCLES + 2):
-            if len(pids) == 2:
+        for cycle in range(CYCLES + 2):
+            if cycle == 2:
                 before = held(gateway)
             answer = gateway.predict(name="filetype")
             assert answer.status == 200
-            assert answer.headers["x-preheat-start"] == ("restored" if kind == "fork" else "cold")
-            pids += [one["pid"] for one in gateway.function("filetype")["instances"]]
+            assert answer.headers["x-preheat-start"] == ("cold" if kind == "fresh" else "restored")
+            instances = [one["pid"] for one in gateway.function("filetype")["instances"]]
+            pids += [pid for one in instances for pid in (one, *children(one))]
             mapped |= shared(pids[-1])
             assert gateway.scale(0, "filetype").status == 200
         assert before is not None

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
-import shutil
 import signal
 import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
-
-from preheat.measure.start import children
 
 from ...conftest import gone, revise, running
-from .conftest import KIND, Up, up
+from .conftest import KIND, Up, own_artifact, template, up, version_of
 
 FORK = ("--start", "fork")
-
-
-def template(gateway: Up) -> int:
-    """The template's process: the gateway's one child that is no instance."""
-    instances = {one["pid"] for one in gateway.function()["instances"]}
-    (found,) = set(children(gateway.process.pid)) - instances
-    return found
 
 
 def test_a_burst_on_an_idle_function_is_answered_whole_and_once(told: Path, tmp_path: Path) -> None:
@@ -74,9 +63,7 @@ def test_the_template_is_killed_and_its_clones_go_on(told: Path, tmp_path: Path)
 
 
 def test_another_artifact_makes_another_template_and_no_request_fails(told: Path, tmp_path: Path) -> None:
-    artifact = (told / "artifact").resolve()
-    (told / "artifact").unlink()
-    shutil.copytree(artifact, told / "artifact")
+    own_artifact(told)
     with up(tmp_path, str(told), *FORK) as gateway:
         assert gateway.predict().status == 200
         old = template(gateway)
@@ -111,10 +98,6 @@ def test_another_artifact_makes_another_template_and_no_request_fails(told: Path
             thread.join()
         assert set(answers) == {200}
         assert len(answers) > 10
-
-
-def version_of(instance: Any) -> str:
-    return str(instance["start"]["artifact"]["version"]) if instance["start"] else ""
 
 
 def test_the_gateway_is_killed_and_clones_are_ended(told: Path, tmp_path: Path) -> None:

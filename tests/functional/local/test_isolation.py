@@ -11,8 +11,12 @@ import pytest
 from .conftest import up
 
 
-@pytest.mark.parametrize("kind", ["fresh", "fork"])
-def test_each_tenant_has_instances_of_its_own(told: Path, tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["fresh", "fork", "criu"])
+def test_each_tenant_has_instances_of_its_own(
+    told: Path, tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    if kind == "criu":
+        request.getfixturevalue("criu_program")
     keys = tmp_path / "keys.json"
     names = ("acme", "beta", "gamma")
     digests = {name: "sha256:" + hashlib.sha256(f"of-{name}".encode()).hexdigest() for name in names}
@@ -32,7 +36,7 @@ def test_each_tenant_has_instances_of_its_own(told: Path, tmp_path: Path, kind: 
         # There may be two: the one that lay idle longest, beta's, makes room.
         third = gateway.predict(x_api_key="of-gamma")
         assert third.status == 200
-        assert third.headers["x-preheat-start"] == ("restored" if kind == "fork" else "cold")
+        assert third.headers["x-preheat-start"] == ("cold" if kind == "fresh" else "restored")
         alive = {one["tenant"] for one in gateway.function()["instances"] if one["state"] == "ready"}
         assert alive == {"key:acme", "key:gamma"}
         assert gateway.predict(x_api_key="of-beta").status == 200

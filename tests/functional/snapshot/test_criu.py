@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -17,20 +18,9 @@ from typing import Any
 import pytest
 
 from preheat.measure.client import Response, connect, free_port, read_response, request
-from preheat.snapshot import criu
+from preheat.measure.start import children
 
 from .conftest import PREDICT, environ
-
-
-@pytest.fixture(scope="module")
-def program() -> str:
-    """CRIU, or the reason why it cannot be used on this machine."""
-    try:
-        found = criu.find(os.environ)
-        criu.check(found)
-    except criu.CriuError as error:
-        pytest.skip(str(error))
-    return found
 
 
 def snapshot(target: Path, folder: Path, made: dict[str, str]) -> dict[str, Any]:
@@ -91,7 +81,7 @@ def restored(folder: Path, made: dict[str, str]) -> Iterator[Restored]:
 
 
 def test_a_restored_process_serves_on_its_port_with_another_id_each_time(
-    program: str, embed_artifact: Path, cache: Path, tmp_path: Path
+    criu_program: str, embed_artifact: Path, cache: Path, tmp_path: Path
 ) -> None:
     made = environ(embed_artifact, cache, PREHEAT_THREADS="2")
     told = snapshot(embed_artifact, tmp_path / "snapshot", made)
@@ -110,10 +100,12 @@ def test_a_restored_process_serves_on_its_port_with_another_id_each_time(
             ports.add(process.port)
             assert process.stop()[0] == 0
     assert (len(ids), len(ports)) == (2, 2)
+    # What is known of the kernel by then is not probed at each restore.
+    assert Path(f"/dev/shm/preheat-criu-{os.geteuid()}/criu.kdat").stat().st_size > 0
 
 
 def test_a_restored_process_takes_over_the_socket_that_it_is_started_with(
-    program: str, filetype_artifact: Path, cache: Path, tmp_path: Path
+    criu_program: str, filetype_artifact: Path, cache: Path, tmp_path: Path
 ) -> None:
     made = environ(filetype_artifact, cache)
     snapshot(filetype_artifact, tmp_path / "snapshot", made)
@@ -138,7 +130,7 @@ def test_a_restored_process_takes_over_the_socket_that_it_is_started_with(
 
 
 def test_hooks_run_before_the_dump_and_after_each_restore(
-    program: str, filetype_artifact: Path, cache: Path, tmp_path: Path
+    criu_program: str, filetype_artifact: Path, cache: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "artifact").symlink_to(filetype_artifact)
     (tmp_path / "app.py").write_text(
@@ -155,8 +147,39 @@ def test_hooks_run_before_the_dump_and_after_each_restore(
         assert (tmp_path / "order").read_text() == "before after "
 
 
+def test_a_target_in_a_store_is_dumped_and_its_images_are_for_their_owner_alone(
+    criu_program: str, filetype_artifact: Path, cache: Path, tmp_path: Path
+) -> None:
+    store = f"file://{tmp_path}/store/filetype"
+    publish = [sys.executable, "-m", "preheat", "publish", str(filetype_artifact), store, "--alias", "prod"]
+    subprocess.run(publish, capture_output=True, check=True)
+    made = environ(f"{store}@prod", cache)
+    command = [sys.executable, "-m", "preheat", "snapshot", "create", f"{store}@prod"]
+    command += ["-o", str(tmp_path / "snapshot")]
+    subprocess.run(command, env=made, capture_output=True, check=True, umask=0)
+    assert stat.S_IMODE((tmp_path / "snapshot" / "images").stat().st_mode) == 0o700
+    with restored(tmp_path / "snapshot", made) as process:
+        assert process.ask().headers["x-preheat-start"] == "restored"
+
+
+def test_a_restored_process_ends_with_the_one_that_restored_it(
+    criu_program: str, filetype_artifact: Path, cache: Path, tmp_path: Path
+) -> None:
+    made = environ(filetype_artifact, cache)
+    snapshot(filetype_artifact, tmp_path / "snapshot", made)
+    with restored(tmp_path / "snapshot", made) as process:
+        assert process.ask().status == 200
+        (pid,) = children(process.process.pid)
+        process.process.kill()
+        process.process.communicate(timeout=30)
+        deadline = time.monotonic() + 15
+        while Path(f"/proc/{pid}").exists():  # whoever adopts it has to reap it
+            assert time.monotonic() < deadline, "it went on"
+            time.sleep(0.02)
+
+
 def test_a_snapshot_that_cannot_be_restored_starts_fresh_and_says_why(
-    program: str, filetype_artifact: Path, cache: Path, tmp_path: Path
+    criu_program: str, filetype_artifact: Path, cache: Path, tmp_path: Path
 ) -> None:
     made = environ(filetype_artifact, cache)
     snapshot(filetype_artifact, tmp_path / "snapshot", made)
@@ -204,7 +227,7 @@ def test_a_criu_that_may_not_is_refused_in_its_own_words(
 
 
 def test_a_target_that_does_not_start_and_a_folder_without_a_snapshot_are_told(
-    program: str, cache: Path, tmp_path: Path
+    criu_program: str, cache: Path, tmp_path: Path
 ) -> None:
     made = environ(tmp_path / "nothing", cache)
     command = [sys.executable, "-m", "preheat", "snapshot"]

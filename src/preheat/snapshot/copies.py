@@ -1,0 +1,202 @@
+"""The process that copies are made of: it sleeps in one poll, in its only thread, and makes a copy on
+request. ``forkserver.py`` has the protocol; ``clones.py`` and ``restores.py`` say what a copy is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import PreheatError, UsageError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+MAX_MESSAGE = 1 << 16
+CGROUP = "PREHEAT_CGROUP"
+"""In a copy's environment: the cgroup's folder that it puts itself into first."""
+OWN = ("PREHEAT_TENANT", CGROUP)
+"""Settings that copies of one process may differ in."""
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+
+
+class Asked(NamedTuple):
+    """A copy that somebody wants."""
+
+    listener: socket.socket
+    """The socket that it serves."""
+    output: int
+    """A descriptor for what it prints; -1 for this process's own."""
+    environ: Mapping[str, str]
+    """What is its own in its environment."""
+    instance: str
+    """Its id."""
+    began_ns: int
+    """``perf_counter_ns`` when it was asked for."""
+
+
+class Copies:
+    """``child``: what a copy does, with _SIGNALS blocked and no descriptor of this process's own; gives its
+    exit status. ``fork``: how its process is made."""
+
+    def __init__(
+        self, control: socket.socket, child: Callable[[Asked], int], fork: Callable[[], int] = os.fork
+    ) -> None:
+        self._control = control
+        self._child = child
+        self._fork = fork
+        self._stopping = False
+        self._pids: set[int] = set()
+        self._woken, self._wake = os.pipe()
+        os.set_blocking(self._woken, False)
+        os.set_blocking(self._wake, False)
+        control.setblocking(False)
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        for number in _SIGNALS:
+            signal.signal(number, self._signalled)
+
+    def run(self, **ready: Any) -> int:
+        """Say that copies can be made, with what is known of them; make them until nobody asks any more, or
+        SIGTERM comes. Gives the exit status."""
+        tell(self._control, what="ready", **ready)
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._woken, select.POLLIN)
+        while not self._stopping:
+            poll.poll()
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._woken, 4096)
+            self._reap()
+            try:
+                data, descriptors, _, _ = socket.recv_fds(self._control, MAX_MESSAGE, 4)
+            except BlockingIOError:
+                continue
+            except ConnectionResetError:
+                data, descriptors = b"", []
+            if not data:
+                if not self._stopping:  # whoever asked is gone, and told nobody to go on
+                    for pid in self._pids:
+                        os.kill(pid, signal.SIGTERM)
+                break
+            self._answer(data, descriptors, time.perf_counter_ns())
+        return 0
+
+    def _answer(self, data: bytes, descriptors: list[int], began_ns: int) -> None:
+        """A request for a copy: answered by its id, or by why there is none."""
+        from ..server import listening
+
+        listener = None
+        try:
+            if len(descriptors) not in (1, 2):
+                raise UsageError(f"a clone serves one socket, and {len(descriptors)} came")
+            output = descriptors[1] if len(descriptors) == 2 else -1
+            listener = listening(descriptors.pop(0), "what a clone shall serve")
+            environ = json.loads(data)["environ"]
+            for name in environ:
+                if name.startswith("PREHEAT_") and name not in OWN:
+                    raise UsageError(f"{name} is the template's: clones may differ in {' and '.join(OWN)}")
+            if threads_now() > 1:
+                raise UsageError("the template has more than one thread now, and cannot be forked")
+            asked = Asked(listener, output, environ, os.urandom(8).hex(), began_ns)
+            pid = self._made(asked)
+            self._pids.add(pid)
+            tell(self._control, what="cloned", pid=pid, instance=asked.instance)
+        except PreheatError as error:
+            tell(self._control, what="refused", error=str(error), code=error.code)
+        except OSError as error:  # no memory, or as many processes as there may be
+            said = f"the template cannot be forked: {error.strerror}"
+            tell(self._control, what="refused", error=said, code="fork")
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            if listener is not None:
+                listener.close()
+
+    def _made(self, asked: Asked) -> int:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # none is lost between two handlers
+        try:
+            pid = self._fork()
+            if pid == 0:
+                self._be_child(asked)
+            return pid
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+    def _be_child(self, asked: Asked) -> None:
+        status = 1
+        try:
+            self._control.close()
+            signal.set_wakeup_fd(-1)
+            for descriptor in (self._woken, self._wake):
+                os.close(descriptor)
+            _enter(asked.environ.get(CGROUP, ""))
+            status = self._child(asked)
+        except PreheatError as error:
+            from ..server import told
+
+            status = told(error)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(status)
+
+    def _reap(self) -> None:
+        """Tell of the copies that ended."""
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    return
+                self._pids.discard(pid)
+                tell(self._control, what="ended", pid=pid, status=os.waitstatus_to_exitcode(status))
+
+    def _signalled(self, number: int, _frame: FrameType | None) -> None:
+        if number != signal.SIGCHLD:
+            self._stopping = True
+
+
+def take_signals() -> None:
+    """In a copy that has handlers of its own now: let signals come."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+def threads_now() -> int:
+    """Threads of this process, those of libraries included."""
+    return len(os.listdir("/proc/self/task"))
+
+
+def own_environ(asked: Asked) -> dict[str, str]:
+    """What a copy adds to its environment."""
+    return {name: value for name, value in asked.environ.items() if name != CGROUP}
+
+
+def tell(control: socket.socket, **message: Any) -> None:
+    """One message, whole; what nobody reads any more is lost."""
+    control.setblocking(True)
+    with contextlib.suppress(OSError):
+        control.send(json.dumps(message).encode())
+    control.setblocking(False)
+
+
+def _enter(cgroup: str) -> None:
+    """Put this process into a cgroup (v2). Raises UsageError: nothing is served outside of its limits."""
+    if not cgroup:
+        return
+    try:
+        with open(os.path.join(cgroup, "cgroup.procs"), "w") as file:
+            file.write("0")
+    except OSError as error:
+        raise UsageError(f"{CGROUP}: {cgroup} cannot be entered: {error.strerror}") from None
