@@ -169,3 +169,9 @@ def gone(pids: list[int], timeout: float = 15) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def shared(pid: int) -> set[str]:
+    """The files of shared memory that a process has mapped: others of this host have theirs there too."""
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    return {line.split(maxsplit=5)[5] for line in maps.splitlines() if " /dev/shm/" in line}
