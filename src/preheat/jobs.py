@@ -44,7 +44,7 @@ LOOK_S = 1.0
 LONGEST_LOOK_S = 30.0
 """The same, while the ledger cannot be reached."""
 LOOKED_AT = 1000
-"""Records that an instance looks at for those of its own tenant."""
+"""Records that an instance looks at for those of its own model, and tenant."""
 
 
 class _Job(NamedTuple):
@@ -184,13 +184,18 @@ class Jobs:
         """Take over what is pending, as far as there is room; less often while the ledger is down."""
         pause, told = LOOK_S, ""
         while not self._stop.wait(pause * random.uniform(0.5, 1.0)):  # noqa: S311 - spreads the instances
-            room = max(self._service.admission.turns - self._held, 0)
-            if not room:
+            room, loaded = max(self._service.admission.turns - self._held, 0), self._service.current
+            if not room or loaded is None:
                 continue
             try:
                 idempotency = self._service.idempotency
-                pending = idempotency.ledger.pending(max(room, LOOKED_AT) if self._prefix else room)
-                for name, fingerprint in [p for p in pending if p[0].startswith(self._prefix)][:room]:
+                # Functions may share a ledger, and none can answer for another.
+                model = f"{loaded.engine.manifest.name}:"
+                pending = idempotency.ledger.pending(max(room, LOOKED_AT))
+                own = [
+                    p for p in pending if p.key.startswith(self._prefix) and p.fingerprint.startswith(model)
+                ]
+                for name, fingerprint in own[:room]:
                     fence = new_fence()
                     claim = idempotency.claim(name, fingerprint, fence)
                     if isinstance(claim, Claimed) and claim.request:

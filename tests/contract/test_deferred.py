@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from preheat.ledger import open_ledger
+
 from ..conftest import Answer, Server, serving
 from .conftest import Door
 
@@ -150,3 +152,31 @@ def test_where_keys_are_off_nothing_is_deferred(filetype_artifact: Path, tmp_pat
     with serving(filetype_artifact, PREHEAT_CACHE=str(tmp_path), PREHEAT_IDEMPOTENCY="off") as server:
         assert server.request("POST", "/predict", BODY, LATER).status == 200
         assert server.request("GET", f"/v2/requests/{'0' * 40}").status == 404
+
+
+def test_what_another_function_left_behind_on_the_same_ledger_is_not_run(
+    filetype_artifact: Path, tmp_path: Path
+) -> None:
+    """Neither could answer for the other, and what it would record is final."""
+    url = f"sqlite:///{tmp_path}/ledger"
+    head = {
+        "method": "POST",
+        "path": "/predict",
+        "headers": {"content-type": "application/json"},
+        "tenant": "",
+    }
+    envelope = json.dumps(head).encode() + b"\n" + BODY
+    ledger = open_ledger(url)
+    for name in ("embed", "filetype"):
+        ledger.claim(f"of.{name}", f"{name}:", f"fence-{name}", lease=0.1, keep=60, request=envelope)
+    with serving(filetype_artifact, PREHEAT_CACHE=str(tmp_path / "cache"), PREHEAT_LEDGER=url) as server:
+        server.wait_ready()
+        until = time.monotonic() + 20
+        while (own := ledger.read("of.filetype")) is None or own.outcome is None:
+            assert time.monotonic() < until, "its own was never run"
+            time.sleep(0.05)
+        time.sleep(2.5)  # two more looks
+        other = ledger.read("of.embed")
+        assert other is not None
+        assert (other.outcome, other.attempt) == (None, 1)
+    ledger.close()

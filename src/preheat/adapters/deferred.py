@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import TYPE_CHECKING
 
 from ..answer import pack, unpack
 from ..errors import CancelledError, InvalidRequestError, NotFoundError
@@ -13,6 +14,9 @@ from ..service import Key, Request, Service
 from . import routes
 from .keys import record_name, tenant_prefix
 from .messages import HttpRequest, HttpResponse
+
+if TYPE_CHECKING:
+    from ..bootstrap import Loaded
 
 _KEPT = ("content-type", "content-encoding", "inference-header-content-length", "traceparent", "tracestate")
 _ID = 40
@@ -33,12 +37,17 @@ def accept(service: Service, http: HttpRequest, request: Request) -> HttpRespons
     """Record a request that is answered later. Raises RequestError for one that cannot be answered at all."""
     loaded = service.loaded(request.arrived_ns, request.deadline_ns)
     request.prepare(loaded)
-    key = request.key or Key(record_name(request.tenant, http.path, os.urandom(16).hex()), lambda _: "")
+    key = request.key or Key(record_name(request.tenant, http.path, os.urandom(16).hex()), _of_a_model)
     envelope = _envelope(http, request.tenant, service.telemetry.traceparent)
     outcome = jobs(service).accept(key.name, key.fingerprint(loaded), envelope)
     if outcome is not None:
         return routes.replayed(service, outcome)
     return _told(service, key.name, preferred=True)
+
+
+def _of_a_model(loaded: Loaded) -> str:
+    """The fingerprint of a request without a key: nobody sends it again."""
+    return f"{loaded.engine.manifest.name}:"
 
 
 def status(service: Service, request: HttpRequest, values: dict[str, str]) -> HttpResponse:

@@ -112,7 +112,10 @@ def _wait(header: str) -> float:
 
 
 def _fingerprint(service: Service, request: HttpRequest, loaded: Loaded) -> str:
-    """sha256 over method, route, what shapes the answer, the canonical body, and the artifact's version.
+    """The model's name, and sha256 over method, route, what shapes the answer, the canonical body, and the
+    artifact's version.
+
+    By the name a deferred request is told from those of other functions on the same ledger.
 
     Neither compression, nor white space, nor the order of an object's members makes another request.
     """
@@ -122,9 +125,10 @@ def _fingerprint(service: Service, request: HttpRequest, loaded: Loaded) -> str:
         body = json.dumps(strict_json.loads(body), sort_keys=True).encode()
     shaping = [request.headers.get(name, "") for name in _FINGERPRINTED]
     version = loaded.engine.manifest.version
-    return hashlib.sha256(
+    digest = hashlib.sha256(
         "\n".join([request.method, request.path, version, *map(json.dumps, shaping), ""]).encode() + body
     ).hexdigest()
+    return f"{loaded.engine.manifest.name}:{digest}"
 
 
 def _digest(*parts: str) -> str:

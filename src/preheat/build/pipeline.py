@@ -15,7 +15,7 @@ from .. import fingerprint
 from ..errors import BuildError, SourceError
 from ..fingerprint import Fingerprint
 from ..manifest import Limits, Manifest
-from . import accelerated, arguments, isolated, planner, record, samples, timing_cache, variants
+from . import accelerated, arguments, isolated, materials, planner, record, samples, timing_cache, variants
 from .intake import Files, Model, take
 from .place import Place, write_manifest
 from .progress import Progress, Step, quiet
@@ -91,6 +91,7 @@ def build(
         measurements = planned.measurements
         measurements["variants"].update({n: {"left_out": reason} for n, reason in left_out.items()})
         measurements["notes"] = [*taken.notes, *notes, *made]
+        measurements[materials.BUILDER] = materials.builder(str(manifest.source["format"]))
         manifest = write_manifest(root, manifest._replace(files=files.all(), measurements=measurements))
         place.commit(root)
     return manifest

@@ -1,13 +1,14 @@
-"""``preheat build`` and ``preheat inspect``."""
+"""``preheat build``, ``inspect`` and ``sbom``."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..errors import UsageError
+from ..errors import ArtifactError, UsageError
 from .root import Json, app, show
 
 
@@ -100,6 +101,30 @@ def inspect(
     show(as_json, found.to_dict, lambda console: print_inspection(console, found))
     if found.problems:
         raise typer.Exit(1)
+
+
+@app.command()
+def sbom(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="The artifact's folder.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write this file. Default: print.")
+    ] = None,
+) -> None:
+    """Print an artifact's bill of materials: CycloneDX, with its source, its files and what built it."""
+    from ..build.inspection import inspect as inspect_artifact
+    from ..build.materials import bill
+
+    found = inspect_artifact(folder)
+    if found.problems:
+        raise ArtifactError(f"{folder} is not what its manifest says: {found.problems[0]}")
+    text = bill(found.manifest)
+    if out is None:
+        sys.stdout.write(text)
+        return
+    try:
+        out.write_text(text)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written: {error.strerror}") from error
 
 
 def _limits(texts: list[str]) -> dict[str, int | bool]:

@@ -97,7 +97,10 @@ class Exchange:
         that ended first: then the request may have run."""
         connection = await self._connection()
         try:
-            response = await asyncio.wait_for(connection.send(data, head), timeout_s)
+            # wait_for would lose a cancellation that comes with the connection's end (python/cpython issue
+            # 86296, mended in 3.12), and whoever asks again and again would go on.
+            async with asyncio.timeout(timeout_s):
+                response = await connection.send(data, head)
         except BaseException:
             connection.close()
             raise

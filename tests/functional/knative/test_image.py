@@ -229,7 +229,7 @@ def test_a_lock_that_pyproject_has_left_behind_is_refused(tmp_path: Path) -> Non
     changed.write_text(
         locks.PYPROJECT.read_text().replace("onnxruntime-gpu[cuda,cudnn]>=1.26", "onnxruntime-gpu>=99")
     )
-    with pytest.raises(LayerError, match=r"gpu.txt does not match .*run make layers-lock"):
+    with pytest.raises(LayerError, match=r"gpu.txt does not match .*run make lock"):
         locks.verify(GPU, TARGETS[0], changed)
 
 

@@ -47,9 +47,7 @@ def test_a_lock_that_pyproject_has_left_behind_is_refused(before: str, after: st
     changed = tmp_path / "pyproject.toml"
     changed.write_text(text.replace(before, after))
     for layer in LAYERS:
-        with pytest.raises(
-            LayerError, match=r"does not match pyproject.toml: it asks for .*; run make layers-lock"
-        ):
+        with pytest.raises(LayerError, match=r"does not match pyproject.toml: it asks for .*; run make lock"):
             locks.verify(layer, TARGET, changed)
 
 
@@ -68,7 +66,7 @@ def test_markers_are_read_for_the_target_not_for_this_machine(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (None, "make layers-lock writes it"),
+        (None, "make lock writes it"),
         ("numpy>=1\n", "lock.txt:1: not a pinned requirement with hashes: numpy>=1"),
         ("-r other.txt\n", "lock.txt:1: not a pinned requirement"),
         ("numpy==1.0\n", "no hash for numpy"),

@@ -13,7 +13,7 @@ import pytest
 from preheat.measure.start import children
 
 from ...conftest import running
-from .conftest import Up, up
+from .conftest import Up, shared, up
 
 CYCLES = int(os.environ.get("CYCLES", "12"))
 
@@ -37,12 +37,6 @@ def held(gateway: Up) -> Held:
         sum(1 for _ in (gateway.folder / "cache").rglob("*")),
         len(list((gateway.folder / "tmp").iterdir())),
     )
-
-
-def shared(pid: int) -> set[str]:
-    """The files of shared memory that a process has mapped: others of this host have theirs there too."""
-    maps = Path(f"/proc/{pid}/maps").read_text()
-    return {line.split(maxsplit=5)[5] for line in maps.splitlines() if " /dev/shm/" in line}
 
 
 @pytest.mark.timeout(60 + 5 * CYCLES)
