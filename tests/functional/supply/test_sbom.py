@@ -17,7 +17,7 @@ from layers.locks import BACKEND, read
 
 import preheat
 from preheat import manifest
-from preheat.build import build
+from preheat.build import build, manifest_text
 from preheat.build.materials import BUILDER, bill, builder
 
 from ..build.models import linear, save
@@ -60,7 +60,7 @@ def test_an_artifact_says_what_it_is_made_of_and_another_build_says_the_same(tmp
 def test_other_builders_make_another_bill_of_the_same_version(filetype: manifest.Manifest) -> None:
     by = {"preheat": "0.0.1", "python": "3.11.0", "packages": {"onnx": "1.17.0"}}
     other = filetype._replace(measurements={**filetype.measurements, BUILDER: by})
-    assert manifest.load(manifest.dump(other).encode()).version == filetype.version
+    assert manifest.load(manifest_text.dump(other).encode()).version == filetype.version
     assert valid(bill(other))["serialNumber"] != valid(bill(filetype))["serialNumber"]
 
 
