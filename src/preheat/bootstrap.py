@@ -60,6 +60,7 @@ def bootstrap(
     with clock.phase(Phase.IMPORT) as attributes:
         attributes["of"] = "numpy, onnxruntime, task"
         # Not at the top: these bring numpy, and verification should run beside their import, not after it.
+        from . import arena
         from .batching import batcher
         from .compile import compile
         from .tasks import built_in
@@ -70,6 +71,9 @@ def bootstrap(
         _import(task_class.libraries)
 
     choice = _choose(artifact, machine, settings)
+    sizes = {file.path: file.size for file in artifact.manifest.files}
+    heaviest = max(sum(sizes[path] for path in variant.files) for variant in choice.variants)
+    arena.hold(settings.memory_bytes, heaviest)
     threads = settings.threads or machine.cpus
     failures = dict(choice.refused)
     for variant in choice.variants:

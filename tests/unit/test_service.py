@@ -16,7 +16,7 @@ from preheat.service import Call, Outcome, Request, Service, State
 
 def loaded(concurrency: int = 1) -> Loaded:
     report = ColdStartReport(PhaseClock(), instance="i", facts={})
-    engine = SimpleNamespace(check=lambda _: None, infer=lambda inputs, _outputs: inputs())
+    engine = SimpleNamespace(check=lambda _: None, infer=lambda inputs, _outputs, _until: inputs())
     return Loaded(
         cast(Any, engine),
         cast(Any, None),
