@@ -9,7 +9,7 @@ EXPORT := .venv-export/bin
 PIP := -m pip --disable-pip-version-check --quiet
 OUT := out
 
-.PHONY: help run serve test test-gpu test-cluster torture check format bench bench-gpu layers layers-lock templates filetype embed clean
+.PHONY: help run serve test test-gpu test-cluster torture hostile fuzz check format bench bench-gpu layers layers-lock templates filetype embed clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -41,6 +41,13 @@ torture: .venv/.test filetype ## every ledger under crashes, 100,000 keys and 2,
 	  $(BIN)/python -m tests.integration.torture $$store --keys 100000 --kills 2000 \
 	    --report $(OUT)/torture/$$store.json || exit 1; \
 	done
+
+hostile: .venv/.test filetype ## 52,000 requests by chance and the corpus over every door; some minutes
+	$(BIN)/python -m tests.hostile $(HOSTILE)
+
+FUZZ_S ?= 600
+fuzz: .venv-fuzz/.ready filetype ## coverage-guided, FUZZ_S seconds for each target; the corpus grows
+	for target in tensors manifest event; do .venv-fuzz/bin/python -m tests.hostile.fuzz $$target $(FUZZ_S) || exit 1; done
 
 check: .venv/.test ## ruff and mypy, strict
 	$(BIN)/ruff check .
@@ -105,6 +112,12 @@ functions/embed/artifact/manifest.json: .venv-export/.ready warmup/embed.json
 	.venv-sam/bin/python $(PIP) install --group sam
 	@touch $@
 
+.venv-fuzz/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-fuzz
+	.venv-fuzz/bin/python $(PIP) install 'pip>=25.1'
+	.venv-fuzz/bin/python $(PIP) install --editable . --group fuzz
+	@touch $@
+
 # onnxruntime-gpu is the same Python package as onnxruntime: where both were installed, the last one stands.
 .venv-gpu/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv-gpu
@@ -115,4 +128,4 @@ functions/embed/artifact/manifest.json: .venv-export/.ready warmup/embed.json
 	@touch $@
 
 clean: ## forget everything that was made
-	rm -rf .venv .venv-export .venv-sam .venv-gpu $(OUT) functions/*/artifact .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-export .venv-sam .venv-gpu .venv-fuzz $(OUT) functions/*/artifact .pytest_cache .mypy_cache .ruff_cache .hypothesis

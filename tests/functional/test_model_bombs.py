@@ -81,6 +81,7 @@ def a_good_inference_right_after(server: Server) -> Iterator[None]:
     assert peak(server) - before <= MEMORY + 64 * MIB
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(("name", "size"), [*HUGE.items(), *SOME.items()])
 def test_what_needs_more_memory_than_it_may_is_refused(server: Server, name: str, size: int) -> None:
     answer = ask(server, **{name: size})
@@ -151,6 +152,7 @@ def test_no_turn_is_left_taken(server: Server) -> None:
         assert not thread.is_alive()
 
 
+@pytest.mark.attack
 def test_what_allocates_whatever_is_sent_is_not_built(tmp_path: Path) -> None:
     model = save(constant_bomb(), tmp_path / "model.onnx")
     made = preheat("build", model, "-o", tmp_path / "artifact")
