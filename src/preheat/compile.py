@@ -10,7 +10,10 @@ from .providers import NVIDIA
 
 def compile(artifact: Artifact, variant: Variant, *, threads: int) -> Engine:
     """Open a variant, its files verified. Raises IntegrityError or EngineError."""
-    artifact.require(variant.files)
+    manifest = artifact.manifest
+    # What the task and the warm-up read, too: nothing of an artifact that was changed makes a session.
+    golden = (path for pair in manifest.golden for path in pair)
+    artifact.require((*variant.files, *manifest.assets.values(), *golden))
     if variant.requires.provider in NVIDIA:
         from . import device  # nothing of it is needed on a CPU
 
