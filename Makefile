@@ -12,7 +12,7 @@ OWN := --no-deps --no-build-isolation --editable .
 OUT := out
 SOAK_S ?= 1800
 
-.PHONY: help run serve test test-gpu test-cluster torture check format bench bench-gpu bench-peers layers lock audit sbom soak templates filetype embed clean
+.PHONY: help run serve test test-gpu test-cluster torture hostile fuzz check format bench bench-gpu bench-peers layers lock audit sbom soak templates filetype embed clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -44,6 +44,13 @@ torture: .venv/.test filetype ## every ledger under crashes, 100,000 keys and 2,
 	  $(BIN)/python -m tests.integration.torture $$store --keys 100000 --kills 2000 \
 	    --report $(OUT)/torture/$$store.json || exit 1; \
 	done
+
+hostile: .venv/.test filetype ## 52,000 requests by chance and the corpus over every door; some minutes
+	$(BIN)/python -m tests.hostile $(HOSTILE)
+
+FUZZ_S ?= 600
+fuzz: .venv-fuzz/.ready filetype ## coverage-guided, FUZZ_S seconds for each target; the corpus grows
+	for target in tensors manifest event; do .venv-fuzz/bin/python -m tests.hostile.fuzz $$target $(FUZZ_S) || exit 1; done
 
 check: .venv/.test ## ruff and mypy, strict
 	$(BIN)/ruff check .
@@ -121,6 +128,12 @@ functions/embed/artifact/manifest.json: .venv-export/.ready warmup/embed.json
 	.venv-sam/bin/python $(PIP) install $(LOCKED) requirements/sam.txt
 	@touch $@
 
+.venv-fuzz/.ready: requirements/fuzz.txt pyproject.toml
+	$(PYTHON) -m venv .venv-fuzz
+	.venv-fuzz/bin/python $(PIP) install $(LOCKED) requirements/fuzz.txt
+	.venv-fuzz/bin/python $(PIP) install $(OWN)
+	@touch $@
+
 # onnxruntime-gpu is the same Python package as onnxruntime, so the lock leaves that out.
 .venv-gpu/.ready: requirements/gpu.txt pyproject.toml
 	$(PYTHON) -m venv .venv-gpu
@@ -134,4 +147,4 @@ functions/embed/artifact/manifest.json: .venv-export/.ready warmup/embed.json
 	@touch $@
 
 clean: ## forget everything that was made
-	rm -rf .venv .venv-export .venv-sam .venv-gpu .venv-audit .venv-peers $(OUT) functions/*/artifact .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-export .venv-sam .venv-gpu .venv-audit .venv-fuzz .venv-peers $(OUT) functions/*/artifact .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -59,8 +59,9 @@ SAM = Environment("sam", "sam", project=False)
 GPU = Environment("gpu", "test", ("gpu",), without=("onnxruntime",))
 """onnxruntime-gpu is the same Python package as onnxruntime."""
 AUDIT = Environment("audit", "audit", project=False)
+FUZZ = Environment("fuzz", "fuzz")
 
-ENVIRONMENTS = (TEST, RUN, EXPORT, SAM, GPU, AUDIT)
+ENVIRONMENTS = (TEST, RUN, EXPORT, SAM, GPU, AUDIT, FUZZ)
 
 
 def wanted(one: Environment, pyproject: Path = PYPROJECT) -> list[Requirement]:

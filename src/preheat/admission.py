@@ -35,6 +35,8 @@ class Place:
         """Why its turn will not come."""
         self.call: Any = None
         """What it wants to run; others may run it along with theirs (preheat.batching)."""
+        self.until = 0.0
+        """``time.perf_counter`` of its deadline."""
         self.outputs: Any = None
         """What came of that, where another ran it."""
         self.ran_ns = 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import EngineError, PreheatError, RequestError
+from .errors import EngineError, PreheatError, RequestError, TimedOutError
 
 if TYPE_CHECKING:
     from .admission import Admission, Place
@@ -75,27 +75,30 @@ class Batcher:
             finally:
                 admission.gather(whose, end=True)
         self._expected = len(group.calls)
-        return self._joined(group, mates) if mates else self._alone(place.call)
+        until = max(one.until for one in (place, *mates))
+        return self._joined(group, mates, until) if mates else self._alone(place.call, until)
 
-    def _alone(self, call: Call) -> Tensors:
-        return self._infer(call.inputs, call.outputs, 1)
+    def _alone(self, call: Call, until: float) -> Tensors:
+        return self._infer(call.inputs, call.outputs, 1, until)
 
-    def _infer(self, inputs: Tensors, outputs: Sequence[str] | None, requests: int) -> Tensors:
+    def _infer(self, inputs: Tensors, outputs: Sequence[str] | None, requests: int, until: float) -> Tensors:
         began_ns = time.perf_counter_ns()
         try:
-            return self._engine.infer(inputs, outputs)
+            return self._engine.infer(inputs, outputs, until)
         finally:
             if self.ran is not None:
                 self.ran(began_ns, time.perf_counter_ns(), requests)
 
-    def _joined(self, group: _Group, mates: list[Place]) -> Tensors:
+    def _joined(self, group: _Group, mates: list[Place], until: float) -> Tensors:
         began_ns = time.perf_counter_ns()
         results: Sequence[Tensors | PreheatError]
         try:
-            outputs = self._infer(group.inputs(), group.calls[0].outputs, len(group.calls))
+            outputs = self._infer(group.inputs(), group.calls[0].outputs, len(group.calls), until)
             results = group.cut(outputs, self._lengths)
         except RequestError:  # the model refuses one of them: each is told its own
-            results = [self._told(call) for call in group.calls]
+            results = [self._told(call, until) for call in group.calls]
+        except TimedOutError as error:  # that of the last one: all of theirs have passed
+            results = [TimedOutError(str(error)) for _ in group.calls]
         except BaseException as error:
             results = [EngineError(f"the run that it was part of failed: {error}")] * len(group.calls)
             raise
@@ -112,10 +115,10 @@ class Batcher:
             raise results[0]
         return results[0]
 
-    def _told(self, call: Call) -> Tensors | PreheatError:
+    def _told(self, call: Call, until: float) -> Tensors | PreheatError:
         try:
-            return self._alone(call)
-        except RequestError as error:
+            return self._alone(call, until)
+        except (RequestError, TimedOutError) as error:
             return error
 
 

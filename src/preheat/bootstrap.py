@@ -81,6 +81,7 @@ def bootstrap(
         from .numpy_import import import_numpy  # isort: skip - before whatever else imports it
 
         import_numpy()
+        from . import arena
         from .batching import batcher
         from .compile import compile
         from .tasks import built_in
@@ -90,6 +91,9 @@ def bootstrap(
         task_class = task or built_in(artifact.manifest.task)
 
     choice = _choose(artifact, machine, settings, platform)
+    sizes = {file.path: file.size for file in artifact.manifest.files}
+    heaviest = max(sum(sizes[path] for path in variant.files) for variant in choice.variants)
+    arena.hold(settings.memory_bytes, heaviest)
     threads = settings.threads or machine.cpus
     failures = dict(choice.refused)
     ready_task: Task | None = None

@@ -51,10 +51,10 @@ class BoundSession:
         for name, value in self._outputs.items():
             self._binding.bind_ortvalue_output(name, value)
 
-    def run(self, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+    def run(self, names: Sequence[str], feeds: Mapping[str, Array], options: Any = None) -> list[Array]:
         """One inference; arrays of the caller's own."""
         with self._lock:
             for name, array in feeds.items():
                 self._inputs[name].update_inplace(np.ascontiguousarray(array))
-            self._session.run_with_iobinding(self._binding)
+            self._session.run_with_iobinding(self._binding, options)
             return [np.array(self._outputs[name].numpy()) for name in names]

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from .errors import EngineError, InvalidRequestError, UnprocessableError
+from . import arena
+from .errors import EngineError, InvalidRequestError, TimedOutError, TooLargeError, UnprocessableError
 from .manifest import Manifest, Variant
+from .overrun import ENDED, Watch
 from .providers import CPU
 from .tensors import Array, Tensors, check_inputs
 
@@ -37,6 +39,8 @@ def open_session(
     options.log_severity_level = 4  # errors come as exceptions, and from there as answers
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[variant.optimization])
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    arena.held()
     for key, value in variant.config.items():
         options.add_session_config_entry(key, value)
     provider = variant.requires.provider
@@ -62,6 +66,7 @@ class Engine:
         self.variant = variant
         self._names = [spec.name for spec in manifest.outputs]
         self._strings = {spec.name for spec in manifest.inputs if spec.dtype == "BYTES"}
+        self._watch = Watch()
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """One inference. ``outputs``: names of those wanted, in order; None for all.
@@ -76,15 +81,47 @@ class Engine:
         """Hold inputs against the manifest, before anything is allocated for them. Raises RequestError."""
         check_inputs(self.manifest.inputs, inputs, self.manifest.limits)
 
-    def infer(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> dict[str, Array]:
-        """``run``, for inputs that were checked."""
+    def infer(
+        self, inputs: Tensors, outputs: Sequence[str] | None = None, until: float = 0.0
+    ) -> dict[str, Array]:
+        """``run``, for checked inputs. ``until``: ``time.perf_counter`` of the deadline, 0 for none.
+
+        Raises TimedOutError for a run that was ended after it, TooLargeError for one that would take more
+        memory than there is for sessions.
+        """
         names = self._names if outputs is None else list(outputs)
         feeds = {n: _text(n, a) if n in self._strings else a for n, a in inputs.items()}
+        options = self._watch.begin(until) if until else None
         try:
-            values = self.session.run(names, feeds)
+            values = self.session.run(names, feeds, options)
         except Exception as error:  # see open_session
-            raise UnprocessableError(f"the model refuses these inputs: {first_line(error)}") from error
+            raise _refusal(error) from error
+        finally:
+            if options is not None:
+                self._watch.end(options)
         return dict(zip(names, values, strict=True))
+
+    def rest(self) -> None:
+        """Leave no thread behind that watches runs, until the next one; for a snapshot, or the end."""
+        self._watch.rest()
+
+
+_NO_MEMORY = ("Available memory of", "bad_alloc", "Failed to allocate", "Integer overflow")
+"""What onnxruntime says where the arena, the machine, or an integer has no room for a tensor."""
+
+
+def _refusal(error: Exception) -> TimedOutError | TooLargeError | UnprocessableError:
+    """What a run's failure is to the client."""
+    said = str(error)
+    if ENDED in said:
+        return TimedOutError("its deadline passed while it ran, and the run was ended")
+    if any(words in said for words in _NO_MEMORY):
+        return TooLargeError(
+            f"the model needs more memory for these inputs than the {arena.held() >> 20} MiB that it may "
+            "take here: send fewer or smaller ones at a time; PREHEAT_MEMORY_BYTES sets what it may take",
+            code="too_much_memory",
+        )
+    return UnprocessableError(f"the model refuses these inputs: {first_line(error)}")
 
 
 def _text(name: str, array: Array) -> Array:

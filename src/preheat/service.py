@@ -211,7 +211,7 @@ class Service:
 
     def close(self, grace_s: float = 0.0) -> None:
         """Let deferred requests that run end, give up the keys that are held, close the ledger's client, send
-        what telemetry is left."""
+        what telemetry is left, watch no runs."""
         if self._jobs is not None:
             self._jobs.stop(grace_s)
         if self.takeover is not None:
@@ -221,6 +221,8 @@ class Service:
         if idempotency is not None:
             idempotency.close()
         self.telemetry.close()
+        if self._loaded is not None:
+            self._loaded.engine.rest()
 
     def settled(self, timeout_s: float) -> bool:
         """Wait until the start is over, well or badly; whether it is."""
@@ -333,7 +335,7 @@ class _Run:
         """Wait for a turn, run, encode. Raises TimedOutError where that took longer than there was time."""
         admission = self.service.admission
         loaded.engine.check(call.inputs)
-        self.place.call = call
+        self.place.call, self.place.until = call, self.until
         self.asked_ns = time.perf_counter_ns()
         if admission.turn(self.place, self.until):
             self.began_ns = time.perf_counter_ns()
@@ -341,7 +343,7 @@ class _Run:
                 loaded = self.service.current or loaded  # another session may have taken over meanwhile
                 self.place.variant = loaded.engine.variant.name
                 if loaded.batcher is None:
-                    outputs: Tensors = loaded.engine.infer(call.inputs, call.outputs)
+                    outputs: Tensors = loaded.engine.infer(call.inputs, call.outputs, self.until)
                 else:
                     outputs = loaded.batcher.run(admission, self.place)
             finally:

@@ -73,6 +73,9 @@ class Settings(NamedTuple):
     """How many of them may come at once. 0: as many as in one second."""
     max_bytes: int = 0
     """Largest request body, in bytes. 0: the artifact's own limit."""
+    memory_bytes: int = 0
+    """What all runs together may allocate beside the weights, in bytes; a request that needs more gets 413.
+    0: three quarters of the memory that the control group, or the machine, has."""
     ledger: str = ""
     """Where the records of requests with an Idempotency-Key lie: ``sqlite:///file``, ``dynamodb://table``,
     ``redis://host``, ``postgresql://host/database``. Default: a SQLite file in the cache, for one host."""
@@ -170,6 +173,7 @@ class Settings(NamedTuple):
             "timeout",
             "grace",
             "max_bytes",
+            "memory_bytes",
             "cache_bytes",
             "epoch",
             "fetch_timeout",

@@ -182,6 +182,17 @@ def check_inputs(specs: Sequence[TensorSpec], inputs: Tensors, limits: Limits) -
             raise InvalidRequestError(f"tensor {name!r} holds NaN or infinite values")
 
 
+def check_answer(array: Array, name: str, limits: Limits) -> None:
+    """Hold a tensor that a client asked for against the limits, before it is encoded: its bytes are copied,
+    and a number in JSON takes fifty. Raises TooLargeError (``answer_too_large``)."""
+    if array.size > limits.elements:
+        raise TooLargeError(
+            f"output {name!r} has {array.size} elements, over the limit of {limits.elements}: send "
+            "fewer inputs at a time",
+            code="answer_too_large",
+        )
+
+
 def drift(got: Tensors, want: Tensors, names: Sequence[str] | None = None) -> float:
     """How far answers are from the wanted ones: the largest absolute difference of any output, over that
     output's largest magnitude. 0.0 is equal; infinite where shapes, strings, NaN positions or the set of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,9 +36,25 @@ def write(artifact: Path, manifest: Manifest) -> None:
     (artifact / "manifest.json").write_text(manifest_text.dump(manifest))
 
 
-def refused(artifact: Path | str, cache: Path, **environ: str) -> str:
-    """What a server that cannot start says, having ended with status 1."""
-    server = Server(artifact, PREHEAT_CACHE=str(cache), **environ)
+WATCHED = """
+import sys
+import onnxruntime
+made = onnxruntime.InferenceSession.__init__
+def told(*arguments, **more):
+    print("a session was made", file=sys.stderr, flush=True)
+    made(*arguments, **more)
+onnxruntime.InferenceSession.__init__ = told
+from preheat.server import main
+sys.exit(main())
+"""
+"""A server that says on standard error when it makes a session."""
+
+
+def refused(artifact: Path | str, cache: Path, *, session: bool = False, **environ: str) -> str:
+    """What a server that cannot start says, having ended with status 1; without ``session`` before it made
+    one."""
+    command = () if session else (sys.executable, "-c", WATCHED)
+    server = Server(artifact, command=command, PREHEAT_CACHE=str(cache), **environ)
     status, _, err = server.finish()
     assert status == 1, err
     assert "Traceback" not in err
@@ -66,6 +83,7 @@ def _symlink(artifact: Path) -> None:
     model.symlink_to(artifact.parent / "elsewhere")
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
@@ -98,6 +116,7 @@ def test_a_harmed_artifact_is_refused_by_name(
     assert said in refused(artifact, cache)
 
 
+@pytest.mark.attack
 def test_a_change_after_a_verified_start_is_seen(artifact: Path, cache: Path) -> None:
     time.sleep(0.2)  # no file is vouched for that was changed a moment ago
     with serving(artifact, PREHEAT_CACHE=str(cache)) as server:
@@ -185,7 +204,7 @@ def test_golden_answers_that_nothing_gives_refuse_the_start(artifact: Path, cach
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     files = tuple(f._replace(sha256=digest) if f.path == relative else f for f in manifest.files)
     write(artifact, manifest._replace(files=files))
-    assert "from the golden outputs; the tolerance is" in refused(artifact, cache)
+    assert "from the golden outputs; the tolerance is" in refused(artifact, cache, session=True)
 
 
 def test_a_required_provider_that_is_not_there(artifact: Path, cache: Path) -> None:

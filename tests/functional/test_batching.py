@@ -41,9 +41,9 @@ def at_once(function: Function, calls: list[tuple[str, Any]]) -> tuple[list[Any]
     rows: list[int] = []
     infer = current.engine.infer
 
-    def seen(inputs: Any, outputs: Any = None) -> Any:
+    def seen(inputs: Any, *more: Any) -> Any:
         rows.append(len(next(iter(inputs.values()))))
-        return infer(inputs, outputs)
+        return infer(inputs, *more)
 
     current.engine.infer = seen  # type: ignore[method-assign]
     answers: list[Any] = [None] * len(calls)

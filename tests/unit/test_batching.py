@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from types import SimpleNamespace
@@ -37,15 +38,17 @@ class Model:
         self.variant = SimpleNamespace(name="portable")
         self.runs: list[tuple[int, ...]] = []
         self.took = took
-        self.fail = False
+        self.fail = self.overrun = False
 
     def check(self, inputs: Tensors) -> None:
         assert set(inputs) == {"ids", "mask"}
 
-    def infer(self, inputs: Tensors, _outputs: Any = None) -> dict[str, Any]:
+    def infer(self, inputs: Tensors, _outputs: Any = None, until: float = 0.0) -> dict[str, Any]:
         ids, mask = inputs["ids"], inputs["mask"]
         self.runs.append(ids.shape)
         time.sleep(self.took)
+        if self.overrun and len(ids) > 1:
+            raise TimedOutError(f"ended {until - time.perf_counter():.1f} s before its deadline")
         if self.fail:
             raise MemoryError("no more")
         if (ids < 0).any():
@@ -183,6 +186,33 @@ def test_a_run_that_breaks_is_told_to_all_and_holds_nobody() -> None:
         thread.join(10)
     assert [type(r).__name__ for r in results].count("EngineError") == 2
     assert made.admission.taken == made.admission.running == 0
+
+
+def test_a_run_that_was_ended_is_told_to_all_whose_run_it_was() -> None:
+    model = Model(took=0.1)
+    made = service(model)
+    results: list[Any] = []
+
+    def send(value: int, within: float) -> None:
+        try:
+            results.append(made.handle(request([[value]], within=within)))
+        except PreheatError as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=send, args=(i, 2.0 + i)) for i in range(4)]
+    threads[0].start()
+    time.sleep(0.03)
+    for thread in threads[1:]:
+        thread.start()
+    time.sleep(0.04)
+    model.overrun = True
+    for thread in threads:
+        thread.join(10)
+    ended = [r for r in results if isinstance(r, TimedOutError)]
+    assert len(ended) == 3
+    assert made.admission.taken == made.admission.running == 0
+    # Joined, they had the time of the one among them that may wait longest: 5 s from its arrival.
+    assert all(re.fullmatch(r"ended 4\.[6-9] s before its deadline", str(error)) for error in ended)
 
 
 def test_a_deadline_that_passes_in_anothers_run_is_held() -> None:

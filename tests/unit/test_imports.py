@@ -20,6 +20,7 @@ LAYERS = (
     # Lowest first: a module imports from its own layer and from those before it.
     {"errors", "providers", "dlpack"},
     {"settings", "phases", "workers", "device"},
+    {"arena", "overrun"},
     {"manifest", "tensors", "fingerprint", "stores", "choice", "trust", "highwater"},
     {"metrics", "trace_context", "telemetry"},
     {"span_queue", "tracing"},

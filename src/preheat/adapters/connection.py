@@ -61,6 +61,10 @@ class _Broken(Exception):
         self.status = status
 
 
+def _too_long() -> _Broken:
+    return _Broken(TooLargeError(f"request line and headers are over {MAX_HEAD} bytes"))
+
+
 class Next(Enum):
     """What a connection waits for."""
 
@@ -227,8 +231,13 @@ class Connection:
             raise
         except httptools.HttpParserError as error:
             raise _Broken(InvalidRequestError(f"not HTTP/1.1: {error}")) from None
-        if not self._in_body and not self._done and self._head_size > MAX_HEAD:
-            raise _Broken(TooLargeError(f"request line and headers are over {MAX_HEAD} bytes"))
+        if not self._in_body and not self._done and self._head_size > MAX_HEAD:  # a line without an end
+            raise _too_long()
+
+    def _read_of_head(self, size: int) -> None:
+        self._of_head += size
+        if self._of_head > MAX_HEAD:
+            raise _too_long()
 
     # Called by the parser, in this order
 
@@ -238,8 +247,10 @@ class Connection:
 
     def on_url(self, part: bytes) -> None:
         self._url += part
+        self._read_of_head(len(part))
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._read_of_head(len(name) + len(value) + 4)
         add_header(self._headers, name.lower(), value.strip())
 
     def on_headers_complete(self) -> None:
@@ -278,7 +289,7 @@ class Connection:
         self._url = bytearray()
         self._headers: dict[str, str] = {}
         self._body: list[bytes] = []
-        self._size = 0
+        self._size = self._of_head = 0
         self._limit = 0
         self._in_body = False
 

@@ -173,7 +173,7 @@ def _infer(service: Service, request: HttpRequest, values: dict[str, str]) -> Pr
         manifest = _named(loaded, values).engine.manifest
         body, length = read_body(service, request), request.headers.get("inference-header-content-length")
         _content_type(request, ("application/json", "application/octet-stream"))
-        if length is not None and not (length.isascii() and length.isdigit()):
+        if length is not None and not (length.isascii() and length.isdigit() and len(length) < 20):
             raise InvalidRequestError("Inference-Header-Content-Length must be a whole number of bytes")
         call = v2.decode(body, None if length is None else int(length), manifest)
 

@@ -96,6 +96,11 @@ class Door(asyncio.Protocol):
         if not self._in_body and not self._requests and self._head_size > MAX_HEAD:
             raise TooLargeError(f"request line and headers are over {MAX_HEAD} bytes")
 
+    def _read_of_head(self, size: int) -> None:
+        self._of_head += size
+        if self._of_head > MAX_HEAD:
+            raise TooLargeError(f"request line and headers are over {MAX_HEAD} bytes")
+
     def _proceed(self) -> None:
         if self._answering is None and (self._requests or self._broken is not None):
             self._expect(None)
@@ -148,9 +153,11 @@ class Door(asyncio.Protocol):
 
     def on_url(self, part: bytes) -> None:
         self._url += part
+        self._read_of_head(len(part))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name, value.strip()))
+        self._read_of_head(len(name) + len(value) + 4)
 
     def on_headers_complete(self) -> None:
         self._in_body = True
@@ -182,6 +189,7 @@ class Door(asyncio.Protocol):
         self._requests.append((request, self._parser.should_keep_alive()))
 
     def _renew(self) -> None:
+        self._of_head = 0
         self._url = bytearray()
         self._headers: Headers = []
         self._body: list[bytes] = []

@@ -18,7 +18,7 @@ import numpy as np
 from .. import __version__
 from ..errors import InvalidRequestError
 from ..manifest import Manifest, TensorSpec
-from ..tensors import BY_V2, Array, Tensors, check_shape, datatype_of, from_bytes, to_bytes
+from ..tensors import BY_V2, Array, Tensors, check_answer, check_shape, datatype_of, from_bytes, to_bytes
 from .strict_json import loads
 from .values import dimensions, dumps, shown, to_array, to_list
 
@@ -84,7 +84,8 @@ def encode(
     """The response's body, and the value of its ``Inference-Header-Content-Length``, None for no such header.
 
     ``labels``: names of the classes, for outputs that the request wants classified. Raises UnprocessableError
-    (``nonfinite_output``, ``binary_output``) where JSON cannot hold a value that was wanted in JSON.
+    (``nonfinite_output``, ``binary_output``) where JSON cannot hold a value that was wanted in JSON,
+    TooLargeError (``answer_too_large``) for a tensor over the manifest's limit.
     """
     entries: list[dict[str, Any]] = []
     raw: list[bytes] = []
@@ -92,6 +93,7 @@ def encode(
         array = outputs[wanted.name]
         if wanted.classes:
             array = classify(array, wanted.classes, labels)
+        check_answer(array, wanted.name, manifest.limits)
         entry: dict[str, Any] = {
             "name": wanted.name,
             "datatype": datatype_of(array).v2,

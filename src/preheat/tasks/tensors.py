@@ -17,7 +17,7 @@ from ..errors import InvalidRequestError
 from ..manifest import TensorSpec
 from ..protocol.v2 import inputs_of
 from ..protocol.values import shown, to_array, to_list
-from ..tensors import BY_V2, Array, Tensors, check_shape
+from ..tensors import BY_V2, Array, Tensors, check_answer, check_shape
 from . import Task
 from .fields import field
 
@@ -39,6 +39,8 @@ class RawTensors(Task):
         return {name: self._array(spec, values[name]) for name, spec in specs.items()}
 
     def finish(self, outputs: Tensors, inputs: Tensors) -> Any:  # noqa: ARG002 - the outputs are the answer
+        for name, array in outputs.items():
+            check_answer(array, name, self.artifact.manifest.limits)
         return {"outputs": {name: to_list(array, name, nested=True) for name, array in outputs.items()}}
 
     def _array(self, spec: TensorSpec, value: Any) -> Array:

@@ -98,12 +98,14 @@ def test_external_data_that_is_truncated(refused: Callable[..., str], tmp_path: 
     assert "truncated: it has 1000 bytes" in refused(source)
 
 
+@pytest.mark.attack
 def test_external_data_at_an_absolute_path(refused: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     source = models.with_external_data(tmp_path / "elsewhere")
     assert "absolute path" in refused(_relocated(source, str(tmp_path / "elsewhere" / "model.data")))
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("location", ["../model.data", "sub/../../model.data", ".."])
 def test_external_data_outside_the_folder(refused: Callable[..., str], tmp_path: Path, location: str) -> None:
     (tmp_path / "inner" / "sub").mkdir(parents=True)
@@ -112,6 +114,7 @@ def test_external_data_outside_the_folder(refused: Callable[..., str], tmp_path:
     assert "outside the model's folder" in refused(_relocated(source, location))
 
 
+@pytest.mark.attack
 def test_external_data_that_is_a_link_out_of_the_folder(refused: Callable[..., str], tmp_path: Path) -> None:
     source = models.with_external_data(tmp_path / "inner")
     (tmp_path / "inner" / "model.data").rename(tmp_path / "secret")
@@ -121,6 +124,7 @@ def test_external_data_that_is_a_link_out_of_the_folder(refused: Callable[..., s
     assert "cp -L" in error
 
 
+@pytest.mark.attack
 def test_external_data_under_a_linked_folder(refused: Callable[..., str], tmp_path: Path) -> None:
     source = models.with_external_data(tmp_path / "inner", "weights/model.data")
     (tmp_path / "inner" / "weights").rename(tmp_path / "weights")
@@ -128,6 +132,7 @@ def test_external_data_under_a_linked_folder(refused: Callable[..., str], tmp_pa
     assert "is a link to" in refused(source)
 
 
+@pytest.mark.attack
 def test_external_data_that_is_a_named_pipe(refused: Callable[..., str], tmp_path: Path) -> None:
     source = models.with_external_data(tmp_path)
     (tmp_path / "model.data").unlink()

@@ -65,6 +65,7 @@ def test_without_a_place_a_large_outcome_is_refused(store: Store) -> None:
     assert ledger.commit("k", "one", b"small", keep=60) == b"small"
 
 
+@pytest.mark.attack
 def test_bytes_that_look_like_a_reference_are_not_one(store: Store, tmp_path: Path) -> None:
     ledger = limited(store, str(tmp_path / "blobs"))
     ledger.claim("large", "print", "one", **LONG)
@@ -78,6 +79,7 @@ def test_bytes_that_look_like_a_reference_are_not_one(store: Store, tmp_path: Pa
         assert store.open().claim(f"k{number}", "print", "two", **LONG) == Replay(bait)
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("damage", ["changed", "cut", "longer", "gone"])
 def test_a_blob_that_is_not_what_was_written_is_refused(store: Store, tmp_path: Path, damage: str) -> None:
     ledger = limited(store, str(tmp_path / "blobs"))

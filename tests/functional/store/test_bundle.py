@@ -69,6 +69,7 @@ def test_a_bundle_is_the_same_bytes_again(folder: Place, one: Path, tmp_path: Pa
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
 
 
+@pytest.mark.attack
 def test_an_older_bundle_does_not_take_an_alias_back(
     folder: Place, inside: Place, key: Key, one: Path, two: Path, tmp_path: Path
 ) -> None:
@@ -138,6 +139,7 @@ def _special(name: str, kind: bytes, target: str = "") -> Callable[[list[Member]
     return add
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
@@ -175,6 +177,7 @@ def test_a_bundle_that_was_changed_is_refused(
     assert not Path(inside.root.removeprefix("file://")).exists()
 
 
+@pytest.mark.attack
 def test_a_bundle_that_was_cut_is_refused_anywhere(
     folder: Place, inside: Place, one: Path, tmp_path: Path
 ) -> None:
@@ -189,6 +192,7 @@ def test_a_bundle_that_was_cut_is_refused_anywhere(
         assert not Path(inside.root.removeprefix("file://")).exists()
 
 
+@pytest.mark.attack
 def test_a_bundle_is_trusted_or_refused(
     folder: Place, inside: Place, key: Key, one: Path, tmp_path: Path
 ) -> None:

@@ -221,6 +221,7 @@ def test_a_cut_connection_goes_on_where_it_was_cut(
     remote.close()
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("verify", ["fetch", "always"])
 def test_a_damaged_cache_is_fetched_anew(folder: Place, artifact: Path, cache: Path, verify: str) -> None:
     succeeds({}, "publish", artifact, f"{folder.root}/m")
@@ -239,6 +240,7 @@ def test_a_damaged_cache_is_fetched_anew(folder: Place, artifact: Path, cache: P
     remote.close()
 
 
+@pytest.mark.attack
 def test_what_is_foreign_in_the_cache_is_refused(folder: Place, artifact: Path, cache: Path) -> None:
     succeeds({}, "publish", artifact, f"{folder.root}/m")
     remote, _ = opened(folder, version_of(artifact), cache)
@@ -283,6 +285,7 @@ def test_the_least_recently_used_goes_and_what_is_in_use_stays(
     again.close()
 
 
+@pytest.mark.attack
 def test_a_file_that_the_cache_may_not_hold(folder: Place, artifact: Path, cache: Path) -> None:
     succeeds({}, "publish", artifact, f"{folder.root}/m")
     remote, _ = opened(folder, version_of(artifact), cache, cache_bytes=BIG // 2)

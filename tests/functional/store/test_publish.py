@@ -96,6 +96,7 @@ def test_an_alias_is_promoted_and_rolled_back(place: Place, one: Path, two: Path
     assert f"look into {above}/" in fails(place.environ, "ls", above)
 
 
+@pytest.mark.attack
 def test_a_version_that_lost_a_file_is_not_promoted(folder: Place, one: Path) -> None:
     succeeds(folder.environ, "publish", one, f"{folder.root}/m", "--alias", "prod")
     blobs = Path(folder.root.removeprefix("file://")) / "blobs"
@@ -193,6 +194,7 @@ def test_a_store_without_conditional_writes_is_told_of(rclone: Place, moto: Plac
     assert "warning" not in done.err
 
 
+@pytest.mark.attack
 def test_an_artifact_that_was_changed_is_not_published(folder: Place, two: Path) -> None:
     (two / "k" / "weights").write_bytes(content(3, 100_000))
     assert "was changed after the build" in fails(folder.environ, "publish", two, f"{folder.root}/m")
@@ -234,6 +236,7 @@ def _huge(folder: Path) -> None:
     (folder / "manifest.json").write_text(manifest_text.dump(manifest._replace(files=files)))
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     ("harm", "said"),
     [

@@ -86,6 +86,7 @@ def test_what_is_signed_runs(place: Place, key: Key, one: Path, tmp_path: Path) 
             assert deployment.runs(which) == version_of(one)
 
 
+@pytest.mark.attack
 def test_what_is_not_signed_is_refused(folder: Place, key: Key, one: Path, tmp_path: Path) -> None:
     succeeds({}, "publish", one, f"{folder.root}/m", "--alias", "prod")
     deployment = Deployment(folder, tmp_path, key.public)
@@ -98,6 +99,7 @@ def test_what_is_not_signed_is_refused(folder: Place, key: Key, one: Path, tmp_p
     assert "already names" in done.out
 
 
+@pytest.mark.attack
 def test_another_key_is_refused(folder: Place, key: Key, one: Path, tmp_path: Path) -> None:
     succeeds({}, "publish", one, f"{folder.root}/m", "--alias", "prod", "--sign", key.private)
     deployment = Deployment(folder, tmp_path, Key(tmp_path, "other").public)
@@ -116,6 +118,7 @@ def _signature(envelope: dict[str, Any]) -> None:
     envelope["signatures"][0]["sig"] = base64.b64encode(raw).decode()
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
@@ -144,6 +147,7 @@ def test_a_harmed_signature_is_refused(
         assert said in deployment.refuses(which)
 
 
+@pytest.mark.attack
 def test_a_signature_for_another_thing_is_refused(
     folder: Place, key: Key, one: Path, two: Path, tmp_path: Path
 ) -> None:
@@ -159,6 +163,7 @@ def test_a_signature_for_another_thing_is_refused(
     assert "is valid, and over m@" in deployment.refuses(version_of(two))
 
 
+@pytest.mark.attack
 def test_an_old_state_is_refused(place: Place, key: Key, one: Path, two: Path, tmp_path: Path) -> None:
     sign = ("--alias", "prod", "--sign", key.private)
     succeeds(place.environ, "publish", one, f"{place.root}/m", *sign)
@@ -176,6 +181,7 @@ def test_an_old_state_is_refused(place: Place, key: Key, one: Path, two: Path, t
     assert floor.runs("prod") == version_of(two)
 
 
+@pytest.mark.attack
 def test_a_store_that_shows_yesterday_is_refused(
     folder: Place, key: Key, one: Path, two: Path, tmp_path: Path
 ) -> None:
@@ -196,6 +202,7 @@ def test_a_store_that_shows_yesterday_is_refused(
         assert "of epoch 1, and 2 was seen before" in deployment.refuses("prod")
 
 
+@pytest.mark.attack
 def test_what_was_read_last_is_held_against_the_signature_too(
     moto: Place, key: Key, one: Path, two: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +244,7 @@ def measured_anew(path: Path) -> None:
     path.write_text(json.dumps(document))
 
 
+@pytest.mark.attack
 def test_measurements_are_signed_too(folder: Place, key: Key, one: Path, tmp_path: Path) -> None:
     """A store cannot steer which variant runs."""
     sign = ("--alias", "prod", "--sign", key.private)
@@ -273,6 +281,7 @@ def test_another_build_of_a_version_is_signed_as_it_lies_there(
         deployment.runs(which)
 
 
+@pytest.mark.attack
 def test_a_cached_manifest_is_held_against_the_signature(
     folder: Place, key: Key, filetype_artifact: Path, cache: Path
 ) -> None:
@@ -297,6 +306,7 @@ def test_an_alias_that_lost_its_signature_is_told_of(folder: Place, key: Key, on
     assert "prod was signed and no longer is" in done.err
 
 
+@pytest.mark.attack
 def test_a_server_makes_no_session_of_what_it_does_not_trust(
     folder: Place, key: Key, filetype_artifact: Path, cache: Path
 ) -> None:
@@ -318,6 +328,7 @@ def test_a_server_makes_no_session_of_what_it_does_not_trust(
             server.wait_ready()
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     ("trust", "said"),
     [

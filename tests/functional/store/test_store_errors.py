@@ -145,6 +145,7 @@ def test_what_does_not_exist(place: Place, artifact: Path, tmp_path: Path) -> No
     assert not out.exists()
 
 
+@pytest.mark.attack
 def test_a_store_that_lies_about_a_version(folder: Place, artifact: Path, tmp_path: Path) -> None:
     succeeds({}, "publish", artifact, f"{folder.root}/m", "--alias", "prod")
     other = make_artifact(tmp_path / "other", weights=b"other")

@@ -1,0 +1,78 @@
+"""Runs that outlast their deadline are ended: a loop in a graph may turn for ever, and hold a turn with it.
+
+onnxruntime looks between two nodes of a graph, of a loop's body too, whether it shall go on; one node is
+never interrupted. One thread watches all runs. It is there while there are runs and for a few looks more, so
+that an idle instance burns nothing; before a snapshot it is told to rest.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any
+
+LOOK_S = 0.25
+"""A run is ended this long after its deadline at the latest."""
+QUIET = 8
+"""Looks without a run after which the thread ends."""
+
+ENDED = "terminate flag"
+"""What onnxruntime's error says of a run that was ended."""
+
+
+class Watch:
+    """The runs under way in this process. Each step of it is atomic under the interpreter's lock, so that it
+    needs none that a fork could leave taken."""
+
+    def __init__(self) -> None:
+        self._runs: dict[int, tuple[float, Any]] = {}
+        self._process = 0
+        """Id of the process whose thread watches: a fork's child has none; 0 for none."""
+        self._rest = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def begin(self, until: float) -> Any:
+        """RunOptions for a run that shall end at ``until``, of ``time.perf_counter``."""
+        import onnxruntime as ort
+
+        options = ort.RunOptions()
+        options.log_severity_level = 4
+        self._runs[id(options)] = (until, options)
+        if self._process != os.getpid():
+            self._process, self._rest = os.getpid(), threading.Event()
+            self._thread = threading.Thread(
+                target=self._look, args=(self._rest,), name="overrun", daemon=True
+            )
+            self._thread.start()
+        return options
+
+    def end(self, options: Any) -> None:
+        """The run is over."""
+        del self._runs[id(options)]
+
+    def rest(self) -> None:
+        """Leave no thread behind; the next run has one again. Not while there are runs."""
+        if self._process == os.getpid() and self._thread is not None:
+            self._rest.set()
+            self._thread.join(LOOK_S)
+
+    def _look(self, rest: threading.Event) -> None:
+        quiet = 0
+        while quiet < QUIET or not self._leave():
+            told = rest.wait(LOOK_S)
+            rest.clear()
+            quiet = 0 if self._runs else QUIET if told else quiet + 1
+            now = time.perf_counter()
+            for until, options in list(self._runs.values()):
+                if now > until:
+                    options.terminate = True
+
+    def _leave(self) -> bool:
+        """Whether there is nothing to watch; a run that begins meanwhile has either seen that the thread
+        leaves, or is seen here."""
+        self._process = 0
+        if not self._runs:
+            return True
+        self._process = os.getpid()
+        return False
