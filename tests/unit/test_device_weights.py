@@ -20,10 +20,11 @@ from preheat import compile as compiling
 from preheat import device, device_weights, dlpack
 from preheat.bootstrap import bootstrap
 from preheat.build import build, variants, weights_table
+from preheat.build.manifest_text import dump
 from preheat.device_weights import Ahead
 from preheat.download import sha256_of
 from preheat.errors import EngineError, IntegrityError
-from preheat.manifest import File, Manifest, Requires, Variant, dump
+from preheat.manifest import File, Manifest, Requires, Variant
 from preheat.phases import PhaseClock
 from preheat.providers import CPU
 from preheat.settings import Settings

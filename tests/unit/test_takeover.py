@@ -37,7 +37,9 @@ class FakeEngine:
 
     def check(self, _inputs: Any) -> None: ...
 
-    def infer(self, _inputs: Any, _outputs: Any) -> Any:
+    def rest(self) -> None: ...
+
+    def infer(self, _inputs: Any, _outputs: Any, _until: float = 0.0) -> Any:
         self.running.set()
         assert self.may_end.wait(10)
         return self.variant.name

@@ -11,10 +11,11 @@ import onnx
 import pytest
 
 from preheat.build import accelerated, arguments, isolated, pipeline, planner, timing_cache, variants
+from preheat.build.manifest_text import dump
 from preheat.download import sha256_of
 from preheat.errors import BuildError, UsageError
 from preheat.fingerprint import Fingerprint
-from preheat.manifest import File, Manifest, Requires, Variant, dump, load
+from preheat.manifest import File, Manifest, Requires, Variant, load
 from preheat.providers import TENSORRT
 
 from ...functional.build import models
