@@ -34,8 +34,11 @@ CONNECTIONS = 256
 DEADLINE_S = 2.0
 SLACK_MS = 100.0
 """Between a client's clock and the server's: the way of the bytes, and the client's own turn at its CPU."""
-QUIET_SHARE = 0.2
-"""Load of the quiet tenant over capacity."""
+QUIET_SHARE = 0.05
+"""Load of the quiet tenant over capacity, which is that of joined runs: its own, which are not, take three or
+four times as much of the server's time."""
+NEIGHBOUR = 1
+"""Connections of a neighbour that floods nothing: what two tenants cost each other on this machine."""
 QUEUE = 64
 FLOOD, QUIET = "flood", "quiet"
 
@@ -63,20 +66,25 @@ def run(artifact: Path, turns: int, progress: Progress) -> Benchmark:
         settings = {"PREHEAT_QUEUE": str(QUEUE), "PREHEAT_API_KEYS": str(keys)}
         with counted(artifact, Path(folder), cpus=ours, key=FLOOD, **settings) as server:
             request = sample(artifact)
-            progress("peak", 0, 4)
+            progress("peak", 0, 5)
             before = _closed(server, request, theirs)
-            progress(f"{TIMES} times as much, {seconds:.0f} s", 1, 4)
+            progress(f"{TIMES} times as much, {seconds:.0f} s", 1, 5)
             seen = _flooded(server, request, theirs, seconds, before)
             seen = seen._replace(peak=(before + _closed(server, request, theirs)) / 2)
-            progress("a quiet tenant, alone", 2, 4)
+            progress("a quiet tenant, alone", 2, 5)
             solo = load.run(_quiet(server, request, theirs, seconds, seen.peak, 1))[0]
-            progress("and beside a flood", 3, 4)
+            progress("beside one that sends one at a time", 3, 5)
+            plan = _closed_plan(server, request, theirs, seconds, NEIGHBOUR)
+            neighbour = load.run(_quiet(server, request, theirs, seconds, seen.peak, 1), plan)[0]
+            progress("and beside a flood", 4, 5)
             plans = _flood(server, request, theirs, seconds, TIMES * seen.peak)
-            beside = load.run(_quiet(server, request, theirs, seconds, seen.peak, 2), *plans)[0]
-    return _told(artifact, seen, solo, beside, seconds)
+            beside = load.run(_quiet(server, request, theirs, seconds, seen.peak, 1), *plans)[0]
+    return _told(artifact, seen, solo, neighbour, beside, seconds)
 
 
-def _told(artifact: Path, seen: Seen, solo: load.Load, beside: load.Load, seconds: float) -> Benchmark:
+def _told(
+    artifact: Path, seen: Seen, solo: load.Load, neighbour: load.Load, beside: load.Load, seconds: float
+) -> Benchmark:
     late = [ms for ms in seen.flood.latencies() if ms > DEADLINE_S * 1e3 + SLACK_MS]
     known = {load.OK, "shed", "timed_out"}
     odd = sum(count for outcome, count in seen.flood.counts.items() if outcome not in known)
@@ -84,6 +92,7 @@ def _told(artifact: Path, seen: Seen, solo: load.Load, beside: load.Load, second
     sent = len(seen.flood.seen) / seen.flood.seconds
     lines = [
         Line("quiet tenant, alone", solo.latencies()),
+        Line("quiet tenant, beside one that sends one at a time", neighbour.latencies()),
         Line("quiet tenant, beside the flood", beside.latencies()),
         Line("flood, answered", seen.flood.latencies()),
         Line("flood, shed", seen.flood.latencies("shed")),
@@ -113,10 +122,15 @@ def _told(artifact: Path, seen: Seen, solo: load.Load, beside: load.Load, second
 
 
 def _closed(server: Counted, request: object, cpus: Sequence[int]) -> float:
+    return load.run(_closed_plan(server, request, cpus, PEAK_S, AT_ONCE))[0].goodput
+
+
+def _closed_plan(
+    server: Counted, request: object, cpus: Sequence[int], seconds: float, connections: int
+) -> load.Plan:
     begin = time.monotonic() + 0.5
     body = [load.post("/predict", request, _headers(FLOOD))]
-    plan = load.Plan(server.port, body, begin, begin + PEAK_S, AT_ONCE, cpus=cpus)
-    return load.run(plan)[0].goodput
+    return load.Plan(server.port, body, begin, begin + seconds, connections, cpus=cpus)
 
 
 def _flood(

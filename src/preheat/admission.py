@@ -3,8 +3,10 @@
 A request takes a place when it comes and gives it back when it leaves; to run, it takes a turn. There are as
 many turns as may run at once, and ``queue`` places more than turns. Turns go round the tenants that wait, and
 within a tenant to whoever came first; while another tenant is about, none has more than half of the turns, so
-that the other's next request finds one. Where every place is taken, a tenant that has more than its share
-loses its newest one that waits (longest queue drop: Suter, Lakshman, Stiliadis, Choudhury 1998).
+that the other's next request finds one. Heavy is a tenant that has sent more than may run at once: it lets
+light ones go first, for a while, and a light one beside heavy ones alone may have every turn. Where every
+place is taken, a tenant that has more than its share loses its newest one that waits (longest queue drop:
+Suter, Lakshman, Stiliadis, Choudhury 1998).
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from .errors import PreheatError, ShedError, ThrottledError, TimedOutError
 PRESENT_S = 1.0
 """A tenant is about for as long after it sent something."""
 YIELD_S = 0.1
-"""One that waits lets a lighter one go first for no longer than this."""
+"""A heavy tenant lets light ones go first for no longer than this."""
 _FULL = "the server has all the requests that it can hold"
 MAX_BUCKETS = 10_000
 """Tenants whose rate is remembered; who sent nothing for longest is forgotten first."""
@@ -225,20 +227,25 @@ class Admission:
         """Whether there is a turn for a tenant."""
         if self.running >= self.turns:
             return False
-        if self._runs.get(tenant, 0) < (self.turns + 1) // 2:
+        if self._runs.get(tenant, 0) < (self.turns + 1) // 2 or not self._others_about(tenant):
             return True
-        return not self._others_about(tenant)
+        others = [other for other in self._places if other != tenant]
+        return bool(others) and not self._heavy(tenant) and all(map(self._heavy, others))
+
+    def _heavy(self, tenant: str) -> bool:
+        """Whether a tenant has sent more than may run at once."""
+        return self._places.get(tenant, 0) > self.turns
 
     def _others_about(self, tenant: str) -> bool:
         other, seen = self._before if self._latest[0] == tenant else self._latest
         return other != tenant and time.perf_counter() < seen + PRESENT_S
 
     def _yields(self, tenant: str) -> bool:
-        """Whether a tenant that waits lets another one finish first: one that runs all that it has sent. Not
-        for long, so that many light ones together hold nobody up."""
-        if not any(other != tenant and other not in self._lines for other in self._runs):
+        """Whether a heavy tenant lets a light one finish, or begin, first. Not for long, so that many light
+        ones together hold nobody up."""
+        if not self._heavy(tenant) or time.perf_counter() >= self._ran.get(tenant, 0.0) + YIELD_S:
             return False
-        return time.perf_counter() < self._ran.get(tenant, 0.0) + YIELD_S
+        return any(not self._heavy(other) for other in (*self._runs, *self._lines))
 
     def _run(self, tenant: str) -> None:
         self.running += 1

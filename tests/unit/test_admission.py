@@ -81,6 +81,23 @@ def test_one_that_waits_lets_a_lighter_one_finish_but_not_for_long() -> None:
     assert line[1].had.wait(1)
 
 
+def test_a_light_one_may_have_every_turn_beside_heavy_ones() -> None:
+    admission = opened(2)
+    heavy = running(admission, "flood")
+    first = running(admission, "quiet")
+    line = [Waiting(admission, "flood") for _ in range(3)]
+    second = Waiting(admission, "quiet")
+    admission.done(heavy)
+    assert line[0].had.wait(1)  # it has had no turn since it waits
+    line[0].done()
+    assert second.had.wait(1), "before the others of the flood, and beside its own first one"
+    assert not line[1].had.is_set()
+    admission.done(first)
+    assert not line[1].had.is_set()
+    second.done()
+    assert line[1].had.wait(1)
+
+
 def test_a_gathering_holds_its_own_tenant_alone() -> None:
     admission = opened(2)
     admission.gather("a")
