@@ -1,7 +1,7 @@
 """``python -m tests.hostile``: tens of thousands of requests over every door, and what became of them.
 
 Prints a line for each door: requests by kind, answers by status, memory after each half. Exits 1 where one
-was answered with a 5xx, a door answered no good request after a kind, or memory grew by 5 % from half to half.
+was answered with a 5xx, a door answered no good request after a kind, or the second half grew memory by 5 %.
 """
 
 from __future__ import annotations
