@@ -51,7 +51,10 @@ def test_a_keyed_request_is_tried_again_and_runs_once_more_only(told: Path, tmp_
         assert again.headers["x-preheat-replayed"] == "true"
         assert again.body == answer.body
         answer = gateway.predict("crash 8", idempotency_key="k8")
-        assert (answer.status, answer.json()["code"]) == (502, "crashed")
+        # The last instance may die of it in the moment in which it becomes ready, before it can say so.
+        told_as = {"crashed": 502, "failed_start": 503}
+        assert answer.status == told_as[answer.json()["code"]], answer.json()
+        assert "may have run" in answer.json()["error"]
         assert (told / "seen").read_text().split().count("8") == 3, "within limits"
         assert gateway.function()["failures"] == 3
     with up(tmp_path, str(told), PREHEAT_IDEMPOTENCY="off") as gateway:
