@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 
+from . import fingerprint
+
 SHARE = 0.75
 """Of the memory that there is; the rest is for the interpreter, requests and answers."""
 
@@ -48,22 +50,4 @@ def _hold(wanted: int) -> int:
 
 def usable_memory() -> int:
     """Bytes that this process can have: the machine's memory, no more than its control groups leave it."""
-    most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    own = next((line[3:].strip() for line in _lines("/proc/self/cgroup") if line.startswith("0::")), "/")
-    while True:
-        limits = _lines(f"/sys/fs/cgroup{own.rstrip('/')}/memory.max")
-        if limits and limits[0].strip().isdigit():
-            most = min(most, int(limits[0]))
-        if own in ("/", ""):
-            break
-        own = own.rpartition("/")[0] or "/"
-    older = _lines("/sys/fs/cgroup/memory/memory.limit_in_bytes")  # version 1, whose root is the container's
-    return min(most, int(older[0])) if older else most
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        with open(path) as file:
-            return file.readlines()
-    except OSError:
-        return []
+    return int(min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), fingerprint.memory_limit()))

@@ -76,7 +76,7 @@ def bootstrap(
     ahead = _ahead(artifact, machine, settings, platform)
 
     with clock.phase(Phase.IMPORT) as attributes:
-        attributes["of"] = "numpy, onnxruntime, task"
+        attributes["of"] = "numpy, onnxruntime"
         # Not at the top: these bring numpy, and verification should run beside their import, not after it.
         from .numpy_import import import_numpy  # isort: skip - before whatever else imports it
 
@@ -91,11 +91,10 @@ def bootstrap(
         task_class = task or built_in(artifact.manifest.task)
 
     choice = _choose(artifact, machine, settings, platform)
-    sizes = {file.path: file.size for file in artifact.manifest.files}
-    heaviest = max(sum(sizes[path] for path in variant.files) for variant in choice.variants)
-    arena.hold(settings.memory_bytes, heaviest)
+    arena.hold(settings.memory_bytes, max(map(artifact.manifest.weight_bytes, choice.variants)))
     threads = settings.threads or machine.cpus
     failures = dict(choice.refused)
+    engine: Engine | None = None
     ready_task: Task | None = None
     for variant in choice.variants:
         try:
@@ -107,8 +106,9 @@ def bootstrap(
                             imported["of"] = "task"
                             _import(task_class.libraries)
                             ready_task = task_class(artifact)
-                finally:
+                except Exception:  # a signal's is none: that ends the process, whatever is being opened
                     opening.join()
+                    raise
                 engine = opening.result()
                 attributes.update({} if ahead is None else ahead.told)
                 attributes.update(variant=variant.name, provider=variant.requires.provider, threads=threads)
@@ -116,9 +116,11 @@ def bootstrap(
                 attributes.update(warm(engine, artifact))
             break
         except EngineError as error:
+            engine = None  # what it holds is the next one's
             failures[variant.name] = str(error)
             if variant is choice.variants[-1] or ready_task is None:  # the task fails with any variant
                 raise
+    assert engine is not None  # noqa: S101 - one was opened, or the last one's error raised
     fallback = None
     if worse(artifact.manifest, engine.variant, failures):
         fallback = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
@@ -174,7 +176,8 @@ class _Beside(threading.Thread, Generic[Result]):
             self._error = error
 
     def result(self) -> Result:
-        """What came of it, after ``join``; raises what it raised."""
+        """What came of it, once it is there; raises what it raised."""
+        self.join()
         if self._error is not None:
             raise self._error
         return self._done.pop()
@@ -243,7 +246,4 @@ def likely_files(
     artifact: Artifact, machine: fingerprint.Fingerprint, settings: Settings, platform: str = "process"
 ) -> list[str]:
     """What the session will most likely open, told before onnxruntime is imported. Raises EngineError."""
-    manifest = artifact.manifest
-    best = _choose(artifact, machine, settings, platform).variants[0]
-    golden = [path for pair in manifest.golden for path in pair]
-    return [*best.files, *manifest.assets.values(), *golden]
+    return artifact.manifest.read_with(_choose(artifact, machine, settings, platform).variants[0])

@@ -21,8 +21,7 @@ def compile(artifact: Artifact, variant: Variant, *, threads: int, ahead: Ahead 
     """
     path, manifest = artifact.path(variant.model), artifact.manifest
     # What the task and the warm-up read, too: nothing of an artifact that was changed makes a session.
-    golden = (path for pair in manifest.golden for path in pair)
-    artifact.require((*variant.files, *manifest.assets.values(), *golden))
+    artifact.require(manifest.read_with(variant))
     ready = None if ahead is None else ahead.take(variant)
     if ahead is not None and ready is not None:
         try:

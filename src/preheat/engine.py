@@ -59,6 +59,9 @@ def open_session(
     return session
 
 
+_watch = Watch()
+
+
 class Engine:
     def __init__(self, session: Any, manifest: Manifest, variant: Variant) -> None:
         self.session = session
@@ -66,7 +69,6 @@ class Engine:
         self.variant = variant
         self._names = [spec.name for spec in manifest.outputs]
         self._strings = {spec.name for spec in manifest.inputs if spec.dtype == "BYTES"}
-        self._watch = Watch()
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """One inference. ``outputs``: names of those wanted, in order; None for all.
@@ -91,19 +93,19 @@ class Engine:
         """
         names = self._names if outputs is None else list(outputs)
         feeds = {n: _text(n, a) if n in self._strings else a for n, a in inputs.items()}
-        options = self._watch.begin(until) if until else None
+        options = _watch.begin(until) if until else None
         try:
             values = self.session.run(names, feeds, options)
         except Exception as error:  # see open_session
             raise _refusal(error) from error
         finally:
             if options is not None:
-                self._watch.end(options)
+                _watch.end(options)
         return dict(zip(names, values, strict=True))
 
     def rest(self) -> None:
         """Leave no thread behind that watches runs, until the next one; for a snapshot, or the end."""
-        self._watch.rest()
+        _watch.rest()
 
 
 _NO_MEMORY = ("Available memory of", "bad_alloc", "Failed to allocate", "Integer overflow")

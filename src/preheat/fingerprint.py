@@ -113,25 +113,38 @@ def usable_cpus() -> int:
 
 def room_mib() -> float:
     """Memory that this process may still take or make others' caches give up, MiB: what the system has
-    available, no more than its control groups allow in all (cgroup v2). Infinite where nothing tells."""
+    available, no more than its control groups allow in all. Infinite where nothing tells."""
     room = float("inf")
     with contextlib.suppress(OSError, StopIteration), open("/proc/meminfo") as file:
         room = next(int(line.split()[1]) / 1024 for line in file if line.startswith("MemAvailable:"))
-    group = _first_line("/proc/self/cgroup").strip().removeprefix("0::")
-    while group.startswith("/"):
-        limit = _first_line(f"/sys/fs/cgroup{group.rstrip('/')}/memory.max").strip()
-        if limit.isdigit():
-            room = min(room, int(limit) / (1 << 20))
-        group = group.rstrip("/").rpartition("/")[0] + "/" if group != "/" else ""
-    return room
+    return min(room, memory_limit() / (1 << 20))
+
+
+def memory_limit() -> float:
+    """Bytes that this process's control groups leave it; infinite where nothing tells."""
+    most = float("inf")
+    own = next((line[3:].strip() for line in _lines("/proc/self/cgroup") if line.startswith("0::")), "/")
+    while True:
+        limits = _lines(f"/sys/fs/cgroup{own.rstrip('/')}/memory.max")
+        if limits and limits[0].strip().isdigit():
+            most = min(most, int(limits[0]))
+        if own in ("/", ""):
+            break
+        own = own.rpartition("/")[0] or "/"
+    older = _lines("/sys/fs/cgroup/memory/memory.limit_in_bytes")  # version 1, whose root is the container's
+    return min(most, int(older[0])) if older else most
 
 
 def _first_line(path: str) -> str:
+    return next(iter(_lines(path)), "")
+
+
+def _lines(path: str) -> list[str]:
     try:
         with open(path) as file:
-            return file.readline()
+            return file.readlines()
     except OSError:
-        return ""
+        return []
 
 
 def _isa() -> tuple[str, ...]:

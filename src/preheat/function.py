@@ -104,10 +104,9 @@ class Function:
                 from .takeover import Takeover
 
                 tell = partial(_told, "takeover")
-                self.service.takeover = Takeover(
-                    self.service, loaded.successor, loaded.threads, self.settings, tell
-                )
-                self.service.takeover.start()
+                takeover = Takeover(self.service, loaded.successor, loaded.threads, self.settings, tell)
+                takeover.start()
+                self.service.takeover = takeover
         log("cold start", **loaded.report.to_dict())
 
     @property

@@ -155,8 +155,16 @@ class Manifest(NamedTuple):
 
     def device_mib(self, variant: Variant) -> float:
         """MiB of the GPU's memory that a variant takes, as the build measured it; else its weights'."""
-        measured = self.measured(variant.name, "device_mib")
-        return measured or sum(file.size for file in self.files if file.path in variant.files) / (1 << 20)
+        return self.measured(variant.name, "device_mib") or self.weight_bytes(variant) / (1 << 20)
+
+    def weight_bytes(self, variant: Variant) -> int:
+        """Bytes of a variant's files."""
+        return sum(file.size for file in self.files if file.path in variant.files)
+
+    def read_with(self, variant: Variant) -> list[str]:
+        """Files that a start reads which opens this variant: its own, the task's, the warm-up's."""
+        golden = (path for pair in self.golden for path in pair)
+        return [*variant.files, *self.assets.values(), *golden]
 
     def joined(self, variant: str) -> dict[int, float]:
         """Rows a second by rows run together, as measured; empty where they must not be, or none were."""

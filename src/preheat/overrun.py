@@ -44,7 +44,10 @@ class Watch:
             self._thread = threading.Thread(
                 target=self._look, args=(self._rest,), name="overrun", daemon=True
             )
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError:  # no thread to be had now: this run goes unwatched, the next one tries again
+                self._process, self._thread = 0, None
         return options
 
     def end(self, options: Any) -> None:

@@ -211,16 +211,16 @@ class Service:
 
     def close(self, grace_s: float = 0.0) -> None:
         """Let deferred requests that run end, give up the keys that are held, close the ledger's client, send
-        what telemetry is left, watch no runs."""
+        what telemetry is left; then wait for a session that is being opened, and watch no runs."""
         if self._jobs is not None:
             self._jobs.stop(grace_s)
-        if self.takeover is not None:
-            self.takeover.close()
         with self._lock:
             idempotency, self._idempotency = self._idempotency, None  # the next key opens another
         if idempotency is not None:
             idempotency.close()
         self.telemetry.close()
+        if self.takeover is not None:
+            self.takeover.close()
         if self._loaded is not None:
             self._loaded.engine.rest()
 

@@ -110,7 +110,8 @@ def take_over(
     that must not be freed. Raises EngineError or ArtifactError, after ``tell`` heard of it; the session from
     before then answers on.
     """
-    from .batching import batcher  # all three are loaded: bootstrap needed them
+    from . import arena  # all four are loaded: bootstrap needed them
+    from .batching import batcher
     from .compile import compile
     from .warmup import warm
 
@@ -129,6 +130,10 @@ def take_over(
     began_ns = time.perf_counter_ns()
     state("opening")
     try:
+        manifest = loaded.artifact.manifest
+        # Both sessions' weights are there for a while, a clone's for good.
+        weights = manifest.weight_bytes(loaded.engine.variant) + manifest.weight_bytes(variant)
+        arena.hold(settings.memory_bytes, weights)
         # On one thread: packing in parallel would take every CPU from the requests that run meanwhile.
         config = {key: value for key, value in variant.config.items() if key != PACK_IN_PARALLEL}
         engine = compile(loaded.artifact, variant._replace(config=config), threads=threads)

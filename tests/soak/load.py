@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import itertools
 import json
 import random
 import threading
@@ -65,6 +66,7 @@ class Load:
         self._pause_s = pause_s
         self._seed = seed
         self._lock = threading.Lock()
+        self._bads = itertools.cycle(range(6))
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._send, args=(n,), daemon=True) for n in range(clients)]
 
@@ -171,7 +173,8 @@ class Load:
 
     def _bad(self, chance: random.Random) -> None:
         function, path, body, headers = self._good(chance)
-        how = chance.randrange(6)
+        with self._lock:
+            how = next(self._bads)
         if how == 0:
             body, headers["content-type"], wanted = b'{"broken', "application/json", {400, 422}
         elif how == 1:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from preheat import arena
+from preheat import arena, fingerprint
 
 GIB = 1024**3
 MACHINE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -33,7 +33,7 @@ MACHINE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     ],
 )
 def test_usable_memory(monkeypatch: pytest.MonkeyPatch, files: dict[str, str], found: int) -> None:
-    monkeypatch.setattr(arena, "_lines", lambda path: [files[path] + "\n"] if path in files else [])
+    monkeypatch.setattr(fingerprint, "_lines", lambda path: [files[path] + "\n"] if path in files else [])
     assert arena.usable_memory() == found
 
 

@@ -20,8 +20,8 @@ LAYERS = (
     # Lowest first: a module imports from its own layer and from those before it.
     {"errors", "providers", "dlpack"},
     {"settings", "phases", "workers", "device"},
-    {"arena", "overrun"},
-    {"manifest", "tensors", "fingerprint", "stores", "choice", "trust", "highwater"},
+    {"manifest", "tensors", "fingerprint", "stores", "choice", "trust", "highwater", "overrun"},
+    {"arena"},
     {"metrics", "trace_context", "telemetry"},
     {"span_queue", "tracing"},
     {"ledger", "principals", "bearer"},

@@ -48,7 +48,15 @@ class FakeEngine:
 def started(engine: FakeEngine) -> Service:
     service = Service(queue=8, timeout=5)
     report = ColdStartReport(PhaseClock(), instance="i", facts={"variant": engine.variant.name})
-    loaded = Loaded(cast(Any, engine), cast(Any, None), report, 4, 10, None, artifact=cast(Any, object()))
+    loaded = Loaded(
+        cast(Any, engine),
+        cast(Any, None),
+        report,
+        4,
+        10,
+        None,
+        artifact=cast(Any, SimpleNamespace(manifest=manifest())),
+    )
     service.ready(loaded)
     return service
 
@@ -139,7 +147,10 @@ def pending(service: Service) -> Takeover:
     return service.takeover
 
 
-def test_it_begins_after_the_first_answer(opened: list[dict[str, Any]]) -> None:
+def test_it_begins_after_the_first_answer(
+    opened: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("preheat.takeover.SETTLE_S", 1.0)
     service = started(FakeEngine("unpacked"))
     takeover = pending(service)
     asked(service)

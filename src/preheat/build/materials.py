@@ -8,7 +8,6 @@ where they made the same files.
 from __future__ import annotations
 
 import platform
-import re
 import uuid
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -32,11 +31,12 @@ def builder(source_format: str) -> dict[str, Any]:
     """``preheat``, ``python`` and ``packages`` (name to version) of this build. ``source_format``: the
     manifest's; a model folder takes torch."""
     from packaging.requirements import Requirement  # onnxruntime's and onnx's own requirement
+    from packaging.utils import canonicalize_name
 
     found: dict[str, str] = {}
     left = list(FROM_ONNX if source_format == "onnx" else FROM_FOLDER)
     while left:
-        name = _canonical(left.pop())
+        name = canonicalize_name(left.pop())
         if name in found:
             continue
         try:
@@ -162,8 +162,3 @@ def _text(value: Any) -> str:
     import json
 
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-
-
-def _canonical(name: str) -> str:
-    """As the package index knows it (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", name).lower()

@@ -127,6 +127,11 @@ class Forked:
             elif not following.alive:
                 self._leave(following)
                 self._following = None
+                if following.failure is not None and self._does_without(following.failure):
+                    if self._template is not None:
+                        self._leave(self._template)
+                        self._template = None
+                    self._renewed()
         elif self._asking is None and time.monotonic() > self._looked + STALE_S:
             self._asking = asyncio.get_running_loop().create_task(self._ask())
 

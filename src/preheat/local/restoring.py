@@ -64,10 +64,6 @@ class Restored(Forked):
             return Process(fresh(start._replace(environ=environ)))
         return self._cloned(start, start.output)
 
-    def look(self) -> None:
-        if not self.refused or self._left:
-            super().look()
-
     def _new(self, output: int) -> Template:
         dump = self._folder / f"{self._name}-{next(self._numbers)}"
         template = Template(self._environ, output=output, images=str(dump))

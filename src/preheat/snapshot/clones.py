@@ -16,7 +16,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..errors import EngineError, PreheatError
-from ..service import State
 from ..takeover import take_over
 from .copies import Asked, Copies, own_environ, take_signals, tell
 from .template import Template, go_on, prepare, say_restored
@@ -59,8 +58,7 @@ def _be_clone(template: Template, environ: Mapping[str, str], asked: Asked) -> i
     os.environ.update(own)
     template.renewal.woken_ns, template.renewal.instance = asked.began_ns, asked.instance
     settle = partial(_settle, template, stop)
-    status = go_on(template, asked.listener, stop, {**environ, **own}, settle=settle)
-    return 1 if template.function.service.state is State.FAILED else status
+    return go_on(template, asked.listener, stop, {**environ, **own}, settle=settle)
 
 
 def _settle(template: Template, stop: Stop) -> None:

@@ -5,6 +5,7 @@ request. ``forkserver.py`` has the protocol; ``clones.py`` and ``restores.py`` s
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import select
@@ -26,6 +27,8 @@ CGROUP = "PREHEAT_CGROUP"
 """In a copy's environment: the cgroup's folder that it puts itself into first."""
 OWN = ("PREHEAT_TENANT", CGROUP)
 """Settings that copies of one process may differ in."""
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_libc = ctypes.CDLL(None, use_errno=True)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
@@ -171,6 +174,13 @@ def take_signals() -> None:
     """In a copy that has handlers of its own now: let signals come."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+def ends_with(parent: int) -> bool:
+    """End by SIGTERM when the parent does, however that comes (prctl(2), PR_SET_PDEATHSIG): nobody would hand
+    signals on. False where it has ended already."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    return os.getppid() == parent
 
 
 def threads_now() -> int:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import signal
 import socket
 import sys
 import time
@@ -24,7 +23,6 @@ from ..errors import PreheatError, UsageError
 from ..settings import Settings
 from .criu import READY
 
-_PR_SET_PDEATHSIG = 1
 _PIDFD_GETFD = 438
 """The system call's number, the same on every architecture."""
 
@@ -33,6 +31,7 @@ def main(descriptor: int) -> int:
     """Start, be dumped, go on; gives the exit status."""
     from .. import server
     from .clones import prove
+    from .copies import ends_with
     from .template import go_on, prepare
 
     try:
@@ -46,7 +45,7 @@ def main(descriptor: int) -> int:
         if not line:
             return 0
         restored = json.loads(line)
-        if not _ends_with(restored["parent"]):
+        if not ends_with(restored["parent"]):
             return 1
         for name in [name for name in os.environ if not name.startswith(("PREHEAT_", "PYTHON", "PATH"))]:
             del os.environ[name]
@@ -69,13 +68,6 @@ def main(descriptor: int) -> int:
     except Exception:  # a hook's own
         traceback.print_exc()
         return 1
-
-
-def _ends_with(parent: int) -> bool:
-    """End when the parent does, however that comes (prctl(2), PR_SET_PDEATHSIG): nobody would hand signals
-    on. False where it has ended already."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    return os.getppid() == parent
 
 
 def _taken_over(pid: int) -> socket.socket:

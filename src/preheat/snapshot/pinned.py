@@ -63,10 +63,7 @@ def _fetch(place: Reference, settings: Settings, cache_dir: str, told: socket.so
 
         clock = PhaseClock()
         artifact = open_remote(place, settings, cache_dir=cache_dir, clock=clock)
-        manifest = artifact.manifest
-        artifact.require(
-            [*likely_files(artifact, fingerprint.machine(), settings), *manifest.assets.values()]
-        )
+        artifact.require(likely_files(artifact, fingerprint.machine(), settings))
         exact = place._replace(selector=f"sha256:{artifact.version}")
         if settings.trust and exact != place:  # the version's own signature, which opens it from the cache
             open_remote(exact, settings, cache_dir=cache_dir, clock=clock)

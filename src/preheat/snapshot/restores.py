@@ -12,6 +12,7 @@ import ctypes
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -20,7 +21,7 @@ from ..errors import PreheatError
 from ..settings import Settings
 from ..stores import Reference, open_store
 from . import criu
-from .copies import Asked, Copies, own_environ, take_signals, tell
+from .copies import Asked, Copies, ends_with, own_environ, take_signals, tell
 
 _CLONE_NEWNS, _CLONE_NEWPID = 0x00020000, 0x20000000
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_SLAVE = 2, 4, 8, 0x4000, 0x80000
@@ -40,7 +41,8 @@ def main(control: socket.socket, environ: Mapping[str, str], folder: str) -> int
         tell(control, what="failed", error=str(error), code=error.code)
         return status
     except OSError as error:
-        said = f"{folder} cannot be made: {error.strerror}"
+        said = f"the dump in {folder} cannot be made: {error.strerror}"
+        sys.stderr.write(f"error: {said}\n")
         tell(control, what="failed", error=said, code="images")
         return 1
     with held:
@@ -100,13 +102,15 @@ def _restore(folder: str, snapshot: Mapping[str, Any], environ: Mapping[str, str
 
 def _fresh(environ: Mapping[str, str], reason: str) -> int:
     """Not this process itself: what is first in a namespace ignores signals that it sends itself."""
-    pid = os.fork()
+    parent, pid = os.getpid(), os.fork()
     if pid:
         return pid
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         take_signals()
+        if not ends_with(parent):
+            os._exit(1)
         made = {**environ, "LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
         criu.start_fresh(environ["PREHEAT_ARTIFACT"], made, reason)
     finally:

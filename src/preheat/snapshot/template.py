@@ -20,6 +20,7 @@ from ..errors import UsageError
 from ..function import Function, log, quieten_libraries, target
 from ..phases import FIRST_LINE_NS, ColdStartReport, Phase, PhaseClock
 from ..principals import principal
+from ..service import State
 from ..settings import Settings
 from ..takeover import give_back
 from . import hooks
@@ -137,7 +138,8 @@ def go_on(
     if settle is not None:
         threading.Thread(target=settle, name="preheat-settle", daemon=True).start()
     gc.enable()
-    return server.serve_until(stop, serving, service, server.grace_s(template.settings, environ))
+    status = server.serve_until(stop, serving, service, server.grace_s(template.settings, environ))
+    return 1 if service.state is State.FAILED else status  # its session was not what it had been
 
 
 def say_restored(template: Template) -> None:

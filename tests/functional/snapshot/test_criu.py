@@ -20,6 +20,7 @@ import pytest
 from preheat.measure.client import Response, connect, free_port, read_response, request
 from preheat.measure.start import children
 
+from ...conftest import gone
 from .conftest import PREDICT, environ
 
 
@@ -172,10 +173,7 @@ def test_a_restored_process_ends_with_the_one_that_restored_it(
         (pid,) = children(process.process.pid)
         process.process.kill()
         process.process.communicate(timeout=30)
-        deadline = time.monotonic() + 15
-        while Path(f"/proc/{pid}").exists():  # whoever adopts it has to reap it
-            assert time.monotonic() < deadline, "it went on"
-            time.sleep(0.02)
+        assert gone([pid]), "it went on"
 
 
 def test_a_snapshot_that_cannot_be_restored_starts_fresh_and_says_why(
