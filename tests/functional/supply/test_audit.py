@@ -28,7 +28,7 @@ def tool(folder: Path, out: str, said: str, status: int) -> str:
 @pytest.mark.parametrize(
     ("out", "said", "status", "wanted", "words"),
     [
-        (json.dumps(CLEAN), "No known vulnerabilities found", 0, 0, "0 known vulnerabilities in 11 locks"),
+        (json.dumps(CLEAN), "No known vulnerabilities found", 0, 0, "0 known vulnerabilities in "),
         (json.dumps(KNOWN), "Found 2", 1, 1, "numpy 2: PYSEC-1, mended in 2.1; in layer-runtime, "),
         ("", "ConnectionError: nobody is there", 1, 2, "was not audited: the service 'pypi' did not tell"),
         ("", "numpy: Dependency not found on PyPI", 1, 2, "numpy: Dependency not found on PyPI"),
