@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from .contents import LayerError
-from .locks import BACKEND, PYPROJECT, ROOT, Pin, compile_lock, entries, environment, read
+from .locks import BACKEND, PYPROJECT, ROOT, Pin, compile_lock, entries, match, read
 from .targets import Target
 
 FOLDER = ROOT / "requirements"
@@ -107,20 +107,8 @@ def verify(one: Environment, target: Target, pyproject: Path = PYPROJECT) -> lis
     """The pins of an environment that apply to a target. Raises LayerError where pyproject.toml asks for
     something else."""
     pins = [pin for pin in read(one.lock) if pin.applies(target)]
-    held = {pin.name: pin.version for pin in pins}
-    for requirement in wanted(one, pyproject):
-        name = canonicalize_name(requirement.name)
-        if requirement.marker and not requirement.marker.evaluate(environment(target)):
-            continue
-        if not hashed(one, name):
-            continue
-        version = held.get(name)
-        if version is None or not requirement.specifier.contains(version, prereleases=True):
-            locked = f"{version} is locked" if version else "nothing is locked"
-            raise LayerError(
-                f"{one.lock.name} does not match pyproject.toml: it asks for {requirement}, and {locked} "
-                f"for {target}; run make lock"
-            )
+    asked = [r for r in wanted(one, pyproject) if hashed(one, canonicalize_name(r.name))]
+    match(one.lock, pins, asked, target)
     return pins
 
 

@@ -10,6 +10,7 @@ import re
 import sys
 import tempfile
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -109,21 +110,24 @@ def wanted(layer: Layer, pyproject: Path = PYPROJECT) -> list[Requirement]:
 def verify(layer: Layer, target: Target, pyproject: Path = PYPROJECT) -> list[Pin]:
     """The pins that apply to a target. Raises LayerError where pyproject.toml asks for something else."""
     pins = [pin for pin in read(layer.lock) if pin.applies(target)]
+    beside = [pin for pin in read(RUNTIME.lock) if pin.applies(target)] if layer.beside else []
+    match(layer.lock, [*beside, *pins], wanted(layer, pyproject), target)
+    return pins
+
+
+def match(lock: Path, pins: Iterable[Pin], asked: Iterable[Requirement], target: Target) -> None:
+    """Hold pins against what pyproject.toml asks for. Raises LayerError."""
     held = {pin.name: pin.version for pin in pins}
-    beside = {p.name: p.version for p in read(RUNTIME.lock) if p.applies(target)} if layer.beside else {}
-    for requirement in wanted(layer, pyproject):
+    for requirement in asked:
         if requirement.marker and not requirement.marker.evaluate(environment(target)):
             continue
-        version = held.get(canonicalize_name(requirement.name)) or beside.get(
-            canonicalize_name(requirement.name)
-        )
+        version = held.get(canonicalize_name(requirement.name))
         if version is None or not requirement.specifier.contains(version, prereleases=True):
             locked = f"{version} is locked" if version else "nothing is locked"
             raise LayerError(
-                f"{layer.lock.name} does not match pyproject.toml: it asks for {requirement}, and {locked} "
+                f"{lock.name} does not match pyproject.toml: it asks for {requirement}, and {locked} "
                 f"for {target}; run make lock"
             )
-    return pins
 
 
 def write(layer: Layer, lock: Path, *, upgrade: bool) -> None:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -167,6 +168,25 @@ def own_artifact(folder: Path) -> None:
     artifact = (folder / "artifact").resolve()
     (folder / "artifact").unlink()
     shutil.copytree(artifact, folder / "artifact")
+
+
+@contextlib.contextmanager
+def asking(gateway: Up) -> Iterator[list[int]]:
+    """One request after the other, for the length of a block; the statuses of their answers."""
+    answers: list[int] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            answers.append(gateway.predict().status)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield answers
+    finally:
+        stop.set()
+        thread.join(60)
 
 
 def version_of(instance: Any) -> str:

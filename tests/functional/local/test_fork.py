@@ -5,13 +5,12 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import signal
-import threading
 import time
 from collections import Counter
 from pathlib import Path
 
 from ...conftest import gone, revise, running
-from .conftest import KIND, Up, own_artifact, template, up, version_of
+from .conftest import KIND, Up, asking, own_artifact, template, up, version_of
 
 FORK = ("--start", "fork")
 
@@ -67,16 +66,7 @@ def test_another_artifact_makes_another_template_and_no_request_fails(told: Path
     with up(tmp_path, str(told), *FORK) as gateway:
         assert gateway.predict().status == 200
         old = template(gateway)
-        answers: list[int] = []
-        stop = threading.Event()
-
-        def ask() -> None:
-            while not stop.is_set():
-                answers.append(gateway.predict().status)
-
-        thread = threading.Thread(target=ask)
-        thread.start()
-        try:
+        with asking(gateway) as answers:
             version = revise(told / "artifact", "second")
             gateway.wait(lambda found: any(version == version_of(one) for one in found["instances"]))
             gateway.wait(lambda found: all(version == version_of(one) for one in found["instances"]))
@@ -93,9 +83,6 @@ def test_another_artifact_makes_another_template_and_no_request_fails(told: Path
             time.sleep(0.5)
             assert running(new)
             assert {version_of(one) for one in gateway.function()["instances"]} == {version}
-        finally:
-            stop.set()
-            thread.join()
         assert set(answers) == {200}
         assert len(answers) > 10
 

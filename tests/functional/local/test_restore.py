@@ -7,14 +7,13 @@ import os
 import shutil
 import signal
 import stat
-import threading
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from ...conftest import gone, revise
-from .conftest import Up, own_artifact, template, up, version_of
+from .conftest import Up, asking, own_artifact, template, up, version_of
 
 CRIU = ("--start", "criu")
 restores = pytest.mark.usefixtures("criu_program")
@@ -126,24 +125,12 @@ def test_another_artifact_makes_another_dump_and_no_request_fails(told: Path, tm
     with up(tmp_path, str(told), *CRIU) as gateway:
         assert gateway.predict().status == 200
         (old,) = gateway.state.glob("up-*/*/images")
-        answers: list[int] = []
-        stop = threading.Event()
-
-        def ask() -> None:
-            while not stop.is_set():
-                answers.append(gateway.predict().status)
-
-        thread = threading.Thread(target=ask)
-        thread.start()
-        try:
+        with asking(gateway) as answers:
             version = revise(told / "artifact", "second")
             gateway.wait(lambda found: any(version == version_of(one) for one in found["instances"]))
             gateway.wait(lambda found: all(version == version_of(one) for one in found["instances"]))
             assert {one["kind"] for one in gateway.function()["instances"]} == {"criu"}
             gateway.wait(lambda _: not old.exists())
-        finally:
-            stop.set()
-            thread.join()
         assert set(answers) == {200}
         assert len(answers) > 10
 
