@@ -147,8 +147,10 @@ class Sender(locust.User):
         sample["end"] = time.perf_counter() - zero
         found = {name.lower(): str(value) for name, value in response.headers}
         kept = {k: v for k, v in found.items() if k in KEPT or k.startswith("x-preheat-")}
-        digest = hashlib.sha256(content).hexdigest()[:16]
-        return {**sample, "status": response.status_code, "headers": kept, "digest": digest}
+        sample["digest"] = hashlib.sha256(content).hexdigest()[:16]
+        if response.status_code >= 400:
+            sample["detail"] = content[:300].decode(errors="replace")
+        return {**sample, "status": response.status_code, "headers": kept}
 
     def _client(self, target: dict[str, Any]) -> HTTPClient:
         """One pool of connections a target: as many at once as the scenario allows, kept open."""

@@ -186,6 +186,6 @@ def _store(url: str) -> Ledger:
 
         return DynamoLedger(url)
     raise SettingsError(
-        "PREHEAT_LEDGER must be sqlite:///file, redis://host, postgresql://host/database or dynamodb://table"
-        + (f", not {scheme}://" if separator else "")
+        "a ledger (PREHEAT_LEDGER) is sqlite:///file, redis://, rediss:// or valkey://host, "
+        "postgresql://host/database or dynamodb://table" + (f", not {scheme}://" if separator else "")
     )

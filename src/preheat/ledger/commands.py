@@ -26,7 +26,7 @@ def _run(url: str | None, verdict: str, do: Callable[[Ledger], None], as_json: b
     settings = Settings.from_environ(os.environ)
     place = url or settings.ledger
     if not place:
-        raise UsageError("name a ledger: preheat ledger init URL, or PREHEAT_LEDGER=URL")
+        raise UsageError("name a ledger: its URL as the argument, or PREHEAT_LEDGER=URL")
     ledger = open_ledger(place, blobs=settings.ledger_blobs)
     try:
         do(ledger)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,6 +69,10 @@ def load(
     sys.stderr.write(f"wrote {out}\n")
     if done.tail.get("cut") == CUT:
         return 130
+    if done.samples and not document["good"]:
+        said = Counter(f"{one.outcome} ({one.status or 'no answer'}): {one.error}" for one in done.samples)
+        told, count = said.most_common(1)[0]
+        sys.stderr.write(f"no answer was good; {count} of {len(done.samples)} were {told}\n")
     return 0 if document["good"] and not done.tail.get("cut") else 1
 
 

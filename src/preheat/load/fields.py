@@ -22,6 +22,7 @@ class Fields:
         self._asked: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
+        self._asked.add(name)
         return name in self._table
 
     def raw(self, name: str, default: Any = _NOTHING) -> Any:

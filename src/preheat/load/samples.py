@@ -147,7 +147,7 @@ def _outcome(raw: Mapping[str, Any]) -> str:
 
 
 def _told(raw: Mapping[str, Any]) -> str:
-    if raw["error"]:
+    if raw["detail"]:
         return str(raw["detail"])
     return f"to {raw['headers'].get('location', '')[:200]}" if 300 <= raw["status"] < 400 else ""
 

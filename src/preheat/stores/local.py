@@ -32,7 +32,9 @@ class LocalStore:
                     raise IntegrityError(f"{full} is not a plain file")
                 data = file.read(limit + 1)
         except FileNotFoundError:
-            raise ArtifactError(f"{self.root} is not an artifact: it has no {path}") from None
+            near = (os.path.join(self.root, name) for name in ("app.py", "artifact"))
+            hint = next((f"; did you mean {one}?" for one in near if os.path.exists(one)), "")
+            raise ArtifactError(f"{self.root} is not an artifact: it has no {path}{hint}") from None
         except OSError as error:
             raise ArtifactError(f"{full} cannot be read: {error.strerror}") from None
         if len(data) > limit:

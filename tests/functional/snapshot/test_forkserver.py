@@ -299,21 +299,23 @@ def test_a_socket_that_does_not_listen_is_refused(filetype_template: Template) -
 
 
 def test_weights_page_tables_go_along_and_the_file_stays_as_it_is(
-    filetype_template: Template, filetype_artifact: Path
+    filetype_artifact: Path, cache: Path, tmp_path: Path
 ) -> None:
     before = {path: path.read_bytes() for path in filetype_artifact.rglob("model.weights")}
-    filetype_template.wait_ready()
-    mapped: dict[str, dict[str, int]] = {}
-    for line in Path(f"/proc/{filetype_template.pid}/smaps").read_text().splitlines():
-        words = line.split()
-        if not words[0].endswith(":"):
-            mapping = mapped.setdefault(line, {})
-        elif words[-1] == "kB":
-            mapping[words[0]] = int(words[1])
-    weights = [one for line, one in mapped.items() if line.endswith("model.weights")]
-    large = [one for one in weights if one["Size:"] >= 256]
-    assert large
-    assert all(one["Anonymous:"] > 0 for one in large)
-    assert sum(one["Anonymous:"] for one in weights) * 20 < sum(one["Rss:"] for one in weights)
-    assert Instance(filetype_template).ask().status == 200
+    made = environ(filetype_artifact, cache, PREHEAT_VARIANT="packed")  # its weights are mapped
+    with template_of(made, tmp_path / "log") as template:
+        template.wait_ready()
+        mapped: dict[str, dict[str, int]] = {}
+        for line in Path(f"/proc/{template.pid}/smaps").read_text().splitlines():
+            words = line.split()
+            if not words[0].endswith(":"):
+                mapping = mapped.setdefault(line, {})
+            elif words[-1] == "kB":
+                mapping[words[0]] = int(words[1])
+        weights = [one for line, one in mapped.items() if line.endswith("model.weights")]
+        large = [one for one in weights if one["Size:"] >= 256]
+        assert large
+        assert all(one["Anonymous:"] > 0 for one in large)
+        assert sum(one["Anonymous:"] for one in weights) * 20 < sum(one["Rss:"] for one in weights)
+        assert Instance(template).ask().status == 200
     assert {path: path.read_bytes() for path in before} == before
