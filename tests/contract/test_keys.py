@@ -221,7 +221,7 @@ def test_a_ledger_that_no_other_instance_shares_is_told(filetype_artifact: Path,
 @pytest.mark.parametrize(
     ("environ", "said"),
     [
-        ({"PREHEAT_LEDGER": "mysql://x"}, "PREHEAT_LEDGER must be sqlite:///file"),
+        ({"PREHEAT_LEDGER": "mysql://x"}, "a ledger (PREHEAT_LEDGER) is sqlite:///file"),
         ({"PREHEAT_LEDGER": "dynamodb://t"}, "a name of 3 to 255"),
         ({"PREHEAT_IDEMPOTENCY": "optional,/predit=required"}, "/predit, which is no route that takes a key"),
     ],
