@@ -79,7 +79,7 @@ def test_no_rule_is_broken(store: str, tmp_path: Path) -> None:
     ],
 )
 def test_a_broken_ledger_is_found(defect: str, rules: set[Rule], tmp_path: Path) -> None:
-    options = ["--keys", "300", "--kills", "18", "--set", *SHORT]
+    options = ["--keys", "900", "--kills", "54", "--set", *SHORT]
     report = torture(tmp_path, "sqlite", "--engine", defect, *options, status=1)
     assert {rule for rule, number in report["violations"].items() if number} >= rules
 
