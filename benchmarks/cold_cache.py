@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import mmap
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from preheat.errors import UsageError
-from preheat.measure import imported, rounds, target
+from preheat.measure import rounds, target
 from preheat.measure.caches import dropper
-from preheat.measure.run import Progress, told
+from preheat.measure.run import Progress
 from preheat.measure.start import Contender, Start, cold_start
 
+from . import floors
 from .figures import Benchmark, Claim, Line
 from .models import server_environ
 
@@ -30,19 +30,15 @@ EVERY = 64
 def run(artifact: Path, turns: int, progress: Progress) -> Benchmark:
     subject = target.find(str(artifact), server_environ())
     server = target.server(subject)
-    first = told(rounds.rehearse(server))
-    known = imported.ask(subject.importable, target.with_bytecode(subject.environ))
-    variant = subject.manifest.variant(first["variant"])
+    seen = floors.opened(subject, server)
+    variant = subject.manifest.variant(seen.start["variant"])
     assert variant is not None  # noqa: S101 - it was opened
-    opened = {*variant.files, *subject.manifest.assets.values()}
-    opened |= {path for pair in subject.manifest.golden for path in pair}
-    files = [path for path in known.files if not path.endswith(".py")]
-    files += [subject.path(path) for path in sorted(opened)]
+    files = [path for path in seen.known.files if not path.endswith(".py")]
+    files += [subject.path(path) for path in sorted({*subject.manifest.read_with(variant)})]
     drop = dropper(files, switch=NO_SWITCH).drop
     drop()
     kept = resident(files)
-    with tempfile.TemporaryDirectory(prefix="preheat-floor-") as folder:
-        floor = target.floor(subject, first["variant"], first["threads"], known.libraries, folder)
+    with floors.under(subject, server, seen) as floor:
         warm = [floor, server]
         outcomes = rounds.run([*(_dropped(one, drop) for one in warm), *warm], turns, progress=progress)
     names = ("floor, from the disk", "preheat, from the disk", "floor", "preheat")

@@ -8,7 +8,6 @@ process's at its spawn. The floor is that of a fresh start.
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import time
 from pathlib import Path
@@ -18,11 +17,11 @@ from preheat.measure.client import HOST, read_response
 from preheat.measure.restored import restoring, template_of
 from preheat.measure.run import Progress, told
 from preheat.measure.start import Contender, pss_mib
-from preheat.snapshot import criu
 
 from . import floors
 from .figures import Benchmark, Claim, Line
 from .models import server_environ
+from .up import by_criu
 
 INSTANCES = 10
 SETTLED_S = 0.5
@@ -36,12 +35,8 @@ def run(artifact: Path, turns: int, progress: Progress) -> Benchmark:
         floor = stack.enter_context(floors.under(subject, server))
         contenders = [floor, server, stack.enter_context(restoring(server, "fork"))]
         names = [floor.label, "fresh", "by fork"]
-        try:
-            criu.check(criu.find(os.environ))
-        except criu.CriuError as error:
-            progress(f"no restore by CRIU: {error}", 0, 1)
-        else:
-            contenders.append(stack.enter_context(restoring(server, "criu")))
+        for kind in by_criu(progress):
+            contenders.append(stack.enter_context(restoring(server, kind)))
             names.append("by CRIU")
         outcomes = rounds.run(contenders, turns, progress=progress)
     lines = [Line(name, [s.total_ms for s in o.good]) for name, o in zip(names, outcomes, strict=True)]

@@ -72,13 +72,13 @@ def run(artifact: Path, turns: int, progress: Progress) -> Benchmark:
             seen = _flooded(server, request, theirs, seconds, before)
             seen = seen._replace(peak=(before + _closed(server, request, theirs)) / 2)
             progress("a quiet tenant, alone", 2, 5)
-            solo = load.run(_quiet(server, request, theirs, seconds, seen.peak, 1))[0]
+            solo = load.run(_quiet(server, request, theirs, seconds, seen.peak))[0]
             progress("beside one that sends one at a time", 3, 5)
             plan = _closed_plan(server, request, theirs, seconds, NEIGHBOUR)
-            neighbour = load.run(_quiet(server, request, theirs, seconds, seen.peak, 1), plan)[0]
+            neighbour = load.run(_quiet(server, request, theirs, seconds, seen.peak), plan)[0]
             progress("and beside a flood", 4, 5)
             plans = _flood(server, request, theirs, seconds, TIMES * seen.peak)
-            beside = load.run(_quiet(server, request, theirs, seconds, seen.peak, 1), *plans)[0]
+            beside = load.run(_quiet(server, request, theirs, seconds, seen.peak), *plans)[0]
     return _told(artifact, seen, solo, neighbour, beside, seconds)
 
 
@@ -164,13 +164,11 @@ def _flooded(server: Counted, request: object, cpus: Sequence[int], seconds: flo
     return Seen(peak, flood._replace(seen=sent), differs, after["most"])
 
 
-def _quiet(
-    server: Counted, request: object, cpus: Sequence[int], seconds: float, peak: float, seed: int
-) -> load.Plan:
+def _quiet(server: Counted, request: object, cpus: Sequence[int], seconds: float, peak: float) -> load.Plan:
     begin = time.monotonic() + 0.5
     body = [load.post("/predict", request, _headers(QUIET))]
     return load.Plan(
-        server.port, body, begin, begin + seconds, 64, rate=QUIET_SHARE * peak, cpus=cpus, seed=seed
+        server.port, body, begin, begin + seconds, 64, rate=QUIET_SHARE * peak, cpus=cpus, seed=1
     )
 
 

@@ -70,7 +70,7 @@ def run(artifact: Path, turns: int, progress: Progress) -> Benchmark:
     found: defaultdict[str, list[float]] = defaultdict(list)
     missing = wrong = 0
     OUT.mkdir(parents=True, exist_ok=True)
-    kinds = [*KINDS, *_by_criu(progress)]
+    kinds = [*KINDS, *by_criu(progress)]
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="up-", dir=OUT))
         floor = stack.enter_context(floors.under(subject, server))
@@ -105,7 +105,7 @@ def run(artifact: Path, turns: int, progress: Progress) -> Benchmark:
     return _told(subject.manifest.name, kinds, found, missing, wrong)
 
 
-def _by_criu(progress: Progress) -> list[str]:
+def by_criu(progress: Progress) -> list[str]:
     """The kind ``criu``, where that can be."""
     try:
         criu.check(criu.find(os.environ))

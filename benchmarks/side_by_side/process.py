@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from preheat.errors import EngineError
 from preheat.measure.client import Response, connect, free_port, read_response, request
-from preheat.measure.start import OTHER_PORT, PORT, STOP_S, children, last_words, own_pss_mib, stop
+from preheat.measure.start import OTHER_PORT, PORT, STOP_S, descendants, last_words, own_pss_mib, stop
 
 START_S = 120.0
 """From the spawn to a first answer."""
@@ -117,17 +117,13 @@ def ask(server: Server, path: str, body: bytes) -> Response:
 
 def memory_mib(pid: int) -> float:
     """Proportional set size (proc(5)) of a process and of all that it started, in MiB."""
-    return sum(own_pss_mib(each) or 0.0 for each in _family(pid))
-
-
-def _family(pid: int) -> list[int]:
-    return [pid, *(each for child in children(pid) for each in _family(child))]
+    return sum(own_pss_mib(each) or 0.0 for each in (pid, *descendants(pid)))
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End it, and what it started where it did not see to that itself."""
     handles = []
-    for pid in _family(process.pid)[1:] if process.poll() is None else []:
+    for pid in descendants(process.pid) if process.poll() is None else []:
         with contextlib.suppress(OSError):
             handles.append(os.pidfd_open(pid))  # stays this process, whoever gets its number next
     stop(process)

@@ -189,8 +189,7 @@ class Jobs:
                 continue
             try:
                 idempotency = self._service.idempotency
-                # Functions may share a ledger, and none can answer for another.
-                model = f"{loaded.engine.manifest.name}:"
+                model = loaded.engine.manifest.scope
                 pending = idempotency.ledger.pending(max(room, LOOKED_AT))
                 own = [
                     p for p in pending if p.key.startswith(self._prefix) and p.fingerprint.startswith(model)

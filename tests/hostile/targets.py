@@ -24,10 +24,12 @@ CORPUS = Path(__file__).with_name("fuzz_corpus")
 
 @cache
 def _model() -> Manifest:
-    """A model of every data type, one of them of free rank."""
-    types = ("BOOL", "UINT8", "INT64", "FP16", "FP32", "BYTES")
-    inputs = tuple(TensorSpec(kind.lower()[:2], kind, ("batch", None)) for kind in types[:1])
-    inputs += (TensorSpec("b", "BYTES", None), TensorSpec("f", "FP32", (2, "n")))
+    """A model of three data types, one of them of free rank."""
+    inputs = (
+        TensorSpec("bo", "BOOL", ("batch", None)),
+        TensorSpec("b", "BYTES", None),
+        TensorSpec("f", "FP32", (2, "n")),
+    )
     outputs = (TensorSpec("y", "FP32", ("batch", 3)),)
     blank = dict.fromkeys(Manifest._fields)
     fields = {"name": "m", "version": "sha256:0", "inputs": inputs, "outputs": outputs, "limits": Limits()}

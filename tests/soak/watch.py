@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from preheat.local.records import started
-from preheat.measure.start import children
+from preheat.measure.start import children, descendants
 
 from ..functional.local.conftest import Up, shared
 
@@ -82,17 +82,6 @@ def _links(pid: int) -> list[str]:
     for name in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(OSError):
             found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
-    return found
-
-
-def descendants(pid: int) -> set[int]:
-    found: set[int] = set()
-    left = [pid]
-    while left:
-        for child in children(left.pop()):
-            if child not in found:
-                found.add(child)
-                left.append(child)
     return found
 
 

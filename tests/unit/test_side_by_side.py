@@ -19,6 +19,7 @@ from benchmarks.side_by_side import environments, measure, plot, process, report
 from benchmarks.side_by_side.contenders import EVERY, PEERS, Contender
 
 from preheat.errors import EngineError, UsageError
+from preheat.measure.start import children
 
 from ..conftest import ROOT, running
 
@@ -192,7 +193,7 @@ def test_a_server_is_timed_from_its_spawn_and_ended_with_its_children(tmp_path: 
     ) as server:
         assert server.first.body == b"hello"
         assert server.first_ms >= 300
-        (child,) = process.children(server.process.pid)
+        (child,) = children(server.process.pid)
         assert process.memory_mib(server.process.pid) > (process.own_pss_mib(child) or 0) > 0
     assert server.process.returncode is not None
     assert not running(child)

@@ -128,7 +128,7 @@ def _fingerprint(service: Service, request: HttpRequest, loaded: Loaded) -> str:
     digest = hashlib.sha256(
         "\n".join([request.method, request.path, version, *map(json.dumps, shaping), ""]).encode() + body
     ).hexdigest()
-    return f"{loaded.engine.manifest.name}:{digest}"
+    return loaded.engine.manifest.scope + digest
 
 
 def _digest(*parts: str) -> str:

@@ -26,6 +26,10 @@ MAX_PIPELINED = 64
 Handler = Callable[[Request], Awaitable[Response]]
 
 
+def _too_long() -> TooLargeError:
+    return TooLargeError(f"request line and headers are over {MAX_HEAD} bytes")
+
+
 class Door(asyncio.Protocol):
     """One client's connection. ``open_doors``: where it notes itself while it is open."""
 
@@ -94,12 +98,12 @@ class Door(asyncio.Protocol):
                 self._parser = httptools.HttpRequestParser(self)
                 self._feed(head + data[upgrade.args[0] :])
         if not self._in_body and not self._requests and self._head_size > MAX_HEAD:
-            raise TooLargeError(f"request line and headers are over {MAX_HEAD} bytes")
+            raise _too_long()
 
     def _read_of_head(self, size: int) -> None:
         self._of_head += size
         if self._of_head > MAX_HEAD:
-            raise TooLargeError(f"request line and headers are over {MAX_HEAD} bytes")
+            raise _too_long()
 
     def _proceed(self) -> None:
         if self._answering is None and (self._requests or self._broken is not None):

@@ -187,6 +187,11 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def descendants(pid: int) -> list[int]:
+    """The processes below a process, each after the one that started it."""
+    return [each for child in children(pid) for each in (child, *descendants(child))]
+
+
 def last_words(status: int, printed: IO[bytes]) -> str:
     """How a process ended, and the last line that it printed."""
     line = last_line(printed)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from preheat.measure.start import children
+
 from ...conftest import gone, revise
 from .conftest import Up, asking, own_artifact, template, up, version_of
 
@@ -109,9 +111,7 @@ def test_the_gateway_is_killed_and_what_was_restored_is_ended(told: Path, tmp_pa
     first = Up(tmp_path, str(told), *CRIU)
     assert first.scale(2).status == 200
     pids = [one["pid"] for one in first.function()["instances"]]
-    pids += [
-        int(child) for pid in pids for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    ]
+    pids += [child for pid in pids for child in children(pid)]
     made = template(first)
     assert len(pids) == 4
     first.process.kill()
@@ -188,7 +188,7 @@ def test_without_criu_instances_start_fresh_and_say_so(
         assert [(one["kind"], one["not_restored"]) for one in found["instances"]] == [("fresh", reason)]
         assert f"instances start fresh: {reason}" in gateway.page()
         assert f"warning: instances start fresh, not by criu: {reason}" in gateway.log.read_text()
-        assert not list(gateway.state.glob("up-*/*/images")), "nothing of a dump is left"
+        gateway.wait(lambda _: not list(gateway.state.glob("up-*/*/images")))  # nothing of a dump is left
 
 
 def test_a_function_that_does_not_start_is_told_and_tried_again(told: Path, tmp_path: Path) -> None:
