@@ -37,6 +37,8 @@ class Place:
         """Why its turn will not come."""
         self.call: Any = None
         """What it wants to run; others may run it along with theirs (preheat.batching)."""
+        self.model: Any = None
+        """What it is to run on: calls for one are run together, never those for two."""
         self.until = 0.0
         """``time.perf_counter`` of its deadline."""
         self.outputs: Any = None

@@ -61,7 +61,8 @@ class Batcher:
         group = _Group(place.call, self.rows if self._mixed or admission.alone(place.tenant) else self._few)
 
         def fits(other: Place) -> bool:
-            return (self._mixed or other.tenant == place.tenant) and group.add(other.call)
+            alike = other.model is place.model and (self._mixed or other.tenant == place.tenant)
+            return alike and group.add(other.call)
 
         mates = admission.take(fits)
         if len(group.calls) < self._expected and not group.full:

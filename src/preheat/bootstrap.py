@@ -11,7 +11,7 @@ from . import fingerprint
 from .choice import Choice, choose, tiered, worse
 from .download import Artifact, download
 from .errors import EngineError, TrustError
-from .manifest import Variant
+from .manifest import Manifest, Variant
 from .phases import ColdStartReport, Phase, PhaseClock
 from .providers import NVIDIA
 from .settings import Settings
@@ -64,9 +64,11 @@ def bootstrap(
     task: type[Task] | None = None,
     platform: str = "process",
     deployment: Mapping[str, str] | None = None,
+    room: Callable[[Manifest, Variant], None] | None = None,
 ) -> Loaded:
     """Start an instance. ``task``: a class of the function's own, in place of the manifest's built-in one.
-    ``deployment``: what the platform calls it, for the report.
+    ``deployment``: what the platform calls it, for the report. ``room``: told of the variant that is to be
+    opened, before anything of it takes memory; what it raises ends the start.
 
     Raises ArtifactError or EngineError; the message names the file or variant and the cause.
     """
@@ -91,6 +93,8 @@ def bootstrap(
         task_class = task or built_in(artifact.manifest.task)
 
     choice = _choose(artifact, machine, settings, platform)
+    if room is not None:
+        room(artifact.manifest, choice.variants[0])
     arena.hold(settings.memory_bytes, max(map(artifact.manifest.weight_bytes, choice.variants)))
     threads = settings.threads or machine.cpus
     failures = dict(choice.refused)

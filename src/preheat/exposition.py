@@ -58,6 +58,7 @@ class _Instance:
         for histogram in metrics.histograms:
             yield _histogram(histogram)
         yield from self._now()
+        yield from self._models()
         yield from self._start()
 
     def _now(self) -> Iterator[Metric]:
@@ -73,6 +74,25 @@ class _Instance:
             ("preheat_deferred_requests", "Deferred requests that this instance holds", service.held),
         ):
             yield GaugeMetricFamily(name, what, value=float(value))
+
+    def _models(self) -> Iterator[Metric]:
+        models = self._service.models
+        if models is None:
+            return
+        yield GaugeMetricFamily(
+            "preheat_models_bytes", "What the loaded models take of the budget", value=float(models.taken)
+        )
+        yield GaugeMetricFamily(
+            "preheat_models_bytes_limit", "What they may take", value=float(models.budget)
+        )
+        there = GaugeMetricFamily("preheat_model_loaded", "1 where a model is loaded", labels=("model",))
+        took = GaugeMetricFamily("preheat_model_load_seconds", "What its latest load took", labels=("model",))
+        for model in models.values():
+            there.add_metric((model.name,), float(model.current is not None))
+            if model.report is not None:
+                took.add_metric((model.name,), model.report.total_ms / 1e3)
+        yield there
+        yield took
 
     def _start(self) -> Iterator[Metric]:
         from . import __version__

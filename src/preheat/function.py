@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     from .adapters.asgi import LeanDoor
     from .adapters.aws_lambda import LambdaHandler
     from .adapters.bridge import Bridge
+    from .bootstrap import Loaded
     from .tasks import Task
 
 
 class Function:
-    """One model behind every door.
+    """One model behind every door, and those of PREHEAT_MODELS beside it.
 
     ``home``: the ``app.py`` itself (``__file__``); its artifact lies in the folder ``artifact`` beside it
     unless PREHEAT_ARTIFACT names another. ``task``: a class of one's own, in place of the artifact's.
@@ -83,19 +84,14 @@ class Function:
             quieten_libraries()
             with clock.phase(Phase.IMPORT) as attributes:
                 attributes["of"] = "phases"
-                from .bootstrap import bootstrap
-                from .stores import open_store
+                from . import bootstrap, stores  # noqa: F401 - loaded, not used
+            models = self.service.models
             try:
-                loaded = bootstrap(
-                    open_store(self.location),
-                    self.settings._replace(threads=self.settings.thread_count(self._environ)),
-                    cache_dir=self.settings.cache_dir(self._environ),
-                    instance=self.service.instance,
-                    clock=clock,
-                    task=self.task,
-                    platform=platform(self._environ),
-                    deployment=deployment(self._environ),
-                )
+                loaded = self._open(self.location, clock, task=self.task)
+                if models is not None:
+                    models.check_own(loaded.engine.manifest.name)
+                    # Each load is beside the requests of others already: no second session beside that.
+                    models.opened_by(partial(self._open, tiered="off"), _told)
             except PreheatError as error:
                 self.service.fail(error)
                 raise
@@ -108,6 +104,23 @@ class Function:
                 takeover.start()
                 self.service.takeover = takeover
         log("cold start", **loaded.report.to_dict())
+
+    def _open(self, location: str, clock: PhaseClock, *, tiered: str = "", **more: Any) -> Loaded:
+        """The main path for the artifact at a location; ``more`` as ``bootstrap`` takes it."""
+        from .bootstrap import bootstrap
+        from .stores import open_store
+
+        threads = self.settings.thread_count(self._environ)
+        return bootstrap(
+            open_store(location),
+            self.settings._replace(threads=threads, tiered=tiered or self.settings.tiered),
+            cache_dir=self.settings.cache_dir(self._environ),
+            instance=self.service.instance,
+            clock=clock,
+            platform=platform(self._environ),
+            deployment=deployment(self._environ),
+            **more,
+        )
 
     @property
     def handler(self) -> LambdaHandler:

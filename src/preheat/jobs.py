@@ -21,6 +21,7 @@ from .answer import pack, unpack
 from .errors import (
     CancelledError,
     EngineError,
+    FailedStartError,
     InProgressError,
     LedgerError,
     PreheatError,
@@ -31,6 +32,7 @@ from .errors import (
 )
 from .idempotency import mismatch
 from .ledger import Claimed, InProgress, Replay, new_fence
+from .manifest import scope_of
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ LOOK_S = 1.0
 LONGEST_LOOK_S = 30.0
 """The same, while the ledger cannot be reached."""
 LOOKED_AT = 1000
-"""Records that an instance looks at for those of its own model, and tenant."""
+"""Records that an instance looks at for those of its own models, and tenant."""
 
 
 class _Job(NamedTuple):
@@ -163,6 +165,8 @@ class Jobs:
                 try:
                     arrived_ns = time.perf_counter_ns()
                     return pack(self._service.handle(request._replace(arrived_ns=arrived_ns)).answer)
+                except FailedStartError:  # of a further model: a defect, which is not tried for ever
+                    raise
                 except UnavailableError as error:  # full for the moment, or too slow
                     if self._stop.wait(error.retry_after * random.uniform(0.5, 1.5)):  # noqa: S311
                         raise ShedError("the server is shutting down") from error
@@ -189,10 +193,10 @@ class Jobs:
                 continue
             try:
                 idempotency = self._service.idempotency
-                model = loaded.engine.manifest.scope
+                scopes = (loaded.engine.manifest.scope, *map(scope_of, self._service.models or ()))
                 pending = idempotency.ledger.pending(max(room, LOOKED_AT))
                 own = [
-                    p for p in pending if p.key.startswith(self._prefix) and p.fingerprint.startswith(model)
+                    p for p in pending if p.key.startswith(self._prefix) and p.fingerprint.startswith(scopes)
                 ]
                 for name, fingerprint in own[:room]:
                     fence = new_fence()

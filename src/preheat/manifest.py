@@ -161,7 +161,7 @@ class Manifest(NamedTuple):
     def scope(self) -> str:
         """How the fingerprints of its requests begin: functions may share a ledger, and none can answer for
         another."""
-        return f"{self.name}:"
+        return scope_of(self.name)
 
     def weight_bytes(self, variant: Variant) -> int:
         """Bytes of a variant's files."""
@@ -184,6 +184,11 @@ class Manifest(NamedTuple):
             for rows, rate in row.items()
             if rows.isdigit() and isinstance(rate, int | float) and 0 < rate < math.inf
         }
+
+
+def scope_of(name: str) -> str:
+    """``Manifest.scope`` of the model of that name."""
+    return f"{name}:"
 
 
 def version_of(document: dict[str, Any]) -> str:

@@ -127,6 +127,12 @@ class Metrics:
             ("outcome",),
         )
         self.deferred.start_at_zero(("ok",), ("rejected",), ("failed",), ("left",))
+        self.model_loads = Counter(
+            "preheat_model_loads_total", "Loads of the models of PREHEAT_MODELS", ("model", "result")
+        )
+        self.model_evictions = Counter(
+            "preheat_model_evictions_total", "Models that were let go of, for room or at the end", ("model",)
+        )
         self.untraced = Counter(
             "preheat_traces_dropped_total", "Requests whose spans were dropped: more came than could be sent"
         )
@@ -136,7 +142,8 @@ class Metrics:
 
     @property
     def counters(self) -> tuple[Counter, ...]:
-        found = (self.requests, self.starts, self.ledger, self.deferred, self.untraced)
+        found: tuple[Counter, ...] = (self.requests, self.starts, self.ledger, self.deferred, self.untraced)
+        found += (self.model_loads, self.model_evictions)
         return (*found, self.tenant_requests) if self._cap else found
 
     @property

@@ -51,13 +51,14 @@ class Span(NamedTuple):
 
 
 class PhaseClock:
-    """Takes the marks of one start, in one process. ``restored_ns``: ``perf_counter_ns`` at which a restore
-    began, after which no mark from before it means anything; 0 for a start of the process itself."""
+    """Takes the marks of one start, in one process. ``origin_ns``: ``perf_counter_ns`` at which a restore, or
+    the load of a further model, began: no mark from before it means anything; 0 for a start of the process
+    itself."""
 
-    def __init__(self, restored_ns: int = 0) -> None:
-        self.origin_ns = restored_ns or process_start_ns() or FIRST_LINE_NS
+    def __init__(self, origin_ns: int = 0) -> None:
+        self.origin_ns = origin_ns or process_start_ns() or FIRST_LINE_NS
         self.spans: list[Span] = []
-        if not restored_ns:
+        if not origin_ns:
             self.spans.append(Span(Phase.PLATFORM, self.origin_ns, FIRST_LINE_NS, {}))
 
     @contextmanager

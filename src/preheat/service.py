@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .engine import Engine
     from .idempotency import Idempotency
     from .jobs import Jobs
+    from .models import Model, Models
     from .phases import ColdStartReport
     from .settings import Settings
     from .takeover import Takeover
@@ -77,6 +78,8 @@ class Request(NamedTuple):
     key: Key | None = None
     link: str = ""
     """``traceparent`` of the request that left this one for later; empty for one that is answered at once."""
+    model: Model | None = None
+    """The further model that it is for; None: the function's own."""
 
 
 class Outcome(NamedTuple):
@@ -87,6 +90,8 @@ class Outcome(NamedTuple):
     waited_ns: int
     """From arrival to its turn; all of the time where it had none."""
     ran_ns: int
+    loaded: Loaded
+    """What answered it, or would have."""
     replayed: bool = False
     """Whether another execution of its key gave the answer."""
     degraded: str = ""
@@ -145,6 +150,8 @@ class Service:
         """Set by the first answer of this start."""
         self.takeover: Takeover | None = None
         """What is to open another session beside the first answers."""
+        self.models: Models | None = None
+        """Models beside the function's own; None where there are none."""
         self._lock = Lock()
         self._settled = Event()
 
@@ -221,6 +228,8 @@ class Service:
         self.telemetry.close()
         if self.takeover is not None:
             self.takeover.close()
+        if self.models is not None:
+            self.models.close()
         if self._loaded is not None:
             self._loaded.engine.rest()
 
@@ -240,7 +249,7 @@ class Service:
 
     def loaded(self, arrived_ns: int, deadline_ns: int = 0) -> Loaded:
         """What was loaded, waiting for it as a request would. Raises UnavailableError."""
-        until = self._until(arrived_ns, deadline_ns)
+        until = self.until(arrived_ns, deadline_ns)
         if not self._settled.wait(max(until - time.perf_counter(), 0.0)):
             raise TimedOutError("its deadline passed before the model was there")
         if self._loaded is None:
@@ -269,18 +278,25 @@ class Service:
         return any(mode != "off" for mode in self.modes.values())
 
     def handle(self, request: Request) -> Outcome:
-        """Answer a request when its turn has come.
+        """Answer a request when its turn has come. The turns are one lot for all models.
 
         Raises ShedError where there is no room or the server drains, ThrottledError where its tenant sends
         too much, TimedOutError where the deadline passed, FailedStartError, what ``Idempotency.run`` raises
         for a keyed request, and RequestError for what cannot be answered.
         """
-        until = self._until(request.arrived_ns, request.deadline_ns)
+        if request.model is None:
+            return self._handle(request, self)
+        with request.model.in_use():
+            return self._handle(request, request.model)
+
+    def _handle(self, request: Request, at: Service | Model) -> Outcome:
+        """``at``: where its model is loaded."""
+        until = self.until(request.arrived_ns, request.deadline_ns)
         if time.perf_counter() > until:
             raise TimedOutError("its deadline had passed when it came")
-        run = _Run(self, self.admission.enter(request.tenant), until)
+        run = _Run(self, self.admission.enter(request.tenant), until, at)
         try:
-            loaded = self.loaded(request.arrived_ns, request.deadline_ns)
+            loaded = at.loaded(request.arrived_ns, request.deadline_ns)
             call = request.prepare(loaded)
             answer: Answer | PreheatError
             replayed, degraded = False, ""
@@ -302,16 +318,16 @@ class Service:
             raise TimedOutError("its deadline passed while its outcome was recorded; a retry gets that")
         cold = request.arrived_ns < loaded.report.ready_ns
         with self._lock:
-            first = not self.answered.is_set()
+            first = not at.answered.is_set()
             if first:
-                self.answered.set()
+                at.answered.set()
         if first:
             loaded.report.first_request(request.arrived_ns)
         waited_ns = (run.began_ns or time.perf_counter_ns()) - request.arrived_ns
         ran_ns, variant = run.ended_ns - run.began_ns, "" if replayed else run.place.variant
-        return Outcome(answer, cold or first, waited_ns, ran_ns, replayed, degraded, variant)
+        return Outcome(answer, cold or first, waited_ns, ran_ns, loaded, replayed, degraded, variant)
 
-    def _until(self, arrived_ns: int, deadline_ns: int) -> float:
+    def until(self, arrived_ns: int, deadline_ns: int) -> float:
         """``time.perf_counter`` at which a request's time is up."""
         until = arrived_ns / 1e9 + self.timeout
         return min(until, deadline_ns / 1e9) if deadline_ns else until
@@ -323,9 +339,10 @@ class Service:
 class _Run:
     """One request's way through the engine."""
 
-    def __init__(self, service: Service, place: Place, until: float) -> None:
+    def __init__(self, service: Service, place: Place, until: float, model: Service | Model) -> None:
         self.service = service
         self.place = place
+        place.model = model
         self.until = until
         self.asked_ns = 0
         self.began_ns = 0
@@ -340,7 +357,7 @@ class _Run:
         if admission.turn(self.place, self.until):
             self.began_ns = time.perf_counter_ns()
             try:
-                loaded = self.service.current or loaded  # another session may have taken over meanwhile
+                loaded = self.place.model.current or loaded  # another session may have taken over meanwhile
                 self.place.variant = loaded.engine.variant.name
                 if loaded.batcher is None:
                     outputs: Tensors = loaded.engine.infer(call.inputs, call.outputs, self.until)
@@ -400,7 +417,7 @@ def from_settings(
             down=settings.ledger_down,
         )
 
-    return Service(
+    service = Service(
         queue=settings.queue,
         timeout=settings.timeout,
         max_bytes=settings.max_bytes,
@@ -414,3 +431,9 @@ def from_settings(
         telemetry=telemetry,
         tenant=settings.tenant,
     )
+    if settings.models:
+        from .model_places import named
+        from .models import Models
+
+        service.models = Models(service, named(settings.models), settings.models_bytes)
+    return service

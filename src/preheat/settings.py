@@ -20,6 +20,13 @@ class Settings(NamedTuple):
     artifact: str = ""
     """The artifact folder, a function's ``app.py``, or a place in a store: ``s3://bucket/prefix/name@``
     and an alias, a version or ``sha256:`` with the whole version."""
+    models: str = ""
+    """Further models of the function, loaded when they are first asked for: artifact folders, folders of such
+    folders, and places in a store, with commas between them."""
+    models_bytes: int = 0
+    """What the loaded ones of PREHEAT_MODELS may take together, in bytes, by what their builds measured; the
+    least recently used go first. The function's own model is not in it. 0: half of the memory that the
+    control group, or the machine, has."""
     cache: str = ""
     """Folder for what may be thrown away: verification stamps, and files fetched from a store. Default: the
     user's cache folder."""
@@ -174,6 +181,7 @@ class Settings(NamedTuple):
             "grace",
             "max_bytes",
             "memory_bytes",
+            "models_bytes",
             "cache_bytes",
             "epoch",
             "fetch_timeout",

@@ -158,11 +158,11 @@ def take_over(
     del loaded, joins
     if keep is not None:
         keep(before.pop())
-    _free(before, service.timeout)
+    free(before, service.timeout)
     give_back()
 
 
-def _free(engines: list[Engine], seconds: float) -> None:
+def free(engines: list[Engine], seconds: float) -> None:
     """Drop a session when its last run has ended: here, and not in the thread of that run's request."""
     until = time.monotonic() + seconds
     while engines and sys.getrefcount(engines[0]) > 2:  # the list's own, and the call's

@@ -42,7 +42,7 @@ LAYERS = (
         "device_weights",
     },
     {"incoming", "eviction", "fetch", "release", "remote"},
-    {"bootstrap", "service", "jobs"},
+    {"bootstrap", "service", "jobs", "models", "model_places"},
     {"takeover"},
     {"exposition"},
     {"adapters", "function", "snapshot"},

@@ -1,4 +1,4 @@
-"""A request's body as its sender meant it: decompressed, never larger than the limit."""
+"""A request's body as its sender meant it: decompressed, never larger than the limit, of a known type."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 from ..errors import InvalidRequestError, TooLargeError, UnsupportedMediaError
 
 if TYPE_CHECKING:
-    from ..service import Service
     from .messages import HttpRequest
 
 
-def read_body(service: Service, request: HttpRequest) -> bytes:
-    """The body, decompressed, never larger than the limit. Raises TooLargeError before it would be."""
-    limit = service.max_bytes
+def read_body(request: HttpRequest, limit: int) -> bytes:
+    """The body, decompressed, never larger than ``limit`` bytes. Raises TooLargeError before it would be."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding == "identity":
         data = request.body
@@ -38,3 +36,13 @@ def _decompress(data: bytes, encoding: str, limit: int) -> bytes:
     if len(plain) <= limit and not stream.eof:
         raise InvalidRequestError(f"the {encoding} body is cut short")
     return plain
+
+
+def content_type(request: HttpRequest, accepted: tuple[str, ...]) -> str:
+    """The request's media type; JSON where it names none. Raises UnsupportedMediaError."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower() or accepted[0]
+    for candidate in accepted:
+        if kind == candidate or (candidate.endswith("/*") and kind.startswith(candidate[:-1])):
+            return kind
+    hint = "; curl needs -H 'content-type: …'" if kind == "application/x-www-form-urlencoded" else ""
+    raise UnsupportedMediaError(f"the content type must be {' or '.join(accepted)}, not {kind!r}{hint}")

@@ -35,7 +35,7 @@ def resume(service: Service) -> None:
 
 def accept(service: Service, http: HttpRequest, request: Request) -> HttpResponse:
     """Record a request that is answered later. Raises RequestError for one that cannot be answered at all."""
-    loaded = service.loaded(request.arrived_ns, request.deadline_ns)
+    loaded = (request.model or service).loaded(request.arrived_ns, request.deadline_ns)
     request.prepare(loaded)
     key = request.key or Key(record_name(request.tenant, http.path, os.urandom(16).hex()), _of_a_model)
     envelope = _envelope(http, request.tenant, service.telemetry.traceparent)
@@ -119,4 +119,5 @@ def _rebuild(service: Service, data: bytes) -> Request:
     if route.prepare is None:
         raise InvalidRequestError(f"{request.path} is no route that is answered later")
     link = head["headers"].get("traceparent", "")
-    return Request(route.prepare(service, request, values), 0, tenant=head["tenant"], link=link)
+    prepare, model = route.prepare(request, values), routes.further(service, request, values)
+    return Request(prepare, 0, tenant=head["tenant"], link=link, model=model)

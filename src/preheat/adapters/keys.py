@@ -47,7 +47,7 @@ def read_key(service: Service, request: HttpRequest, tenant: str) -> Key | None:
     key = _value(header)
     return Key(
         record_name(tenant, request.path, key),
-        lambda loaded: _fingerprint(service, request, loaded),
+        lambda loaded: _fingerprint(request, loaded),
         _wait(request.headers.get("prefer", "")),
     )
 
@@ -59,7 +59,8 @@ def check_modes(modes: Mapping[str, str]) -> None:
         if path and (route is None or route[0].prepare is None):
             raise SettingsError(
                 f"PREHEAT_IDEMPOTENCY names {path}, which is no route that takes a key: those are /predict, "
-                "/v1/embeddings, /v2/models/NAME/infer and /v2/models/NAME/versions/VERSION/infer"
+                "/v1/embeddings, /v2/models/NAME/infer, /v2/models/NAME/versions/VERSION/infer and "
+                "/v2/models/NAME/predict"
             )
 
 
@@ -111,7 +112,7 @@ def _wait(header: str) -> float:
     return float(value) if value.isascii() and value.isdigit() and len(value) < 9 else 0.0
 
 
-def _fingerprint(service: Service, request: HttpRequest, loaded: Loaded) -> str:
+def _fingerprint(request: HttpRequest, loaded: Loaded) -> str:
     """The model's name, and sha256 over method, route, what shapes the answer, the canonical body, and the
     artifact's version.
 
@@ -119,7 +120,7 @@ def _fingerprint(service: Service, request: HttpRequest, loaded: Loaded) -> str:
 
     Neither compression, nor white space, nor the order of an object's members makes another request.
     """
-    body = read_body(service, request)
+    body = read_body(request, loaded.max_bytes)
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind == "application/json" and "inference-header-content-length" not in request.headers:
         body = json.dumps(strict_json.loads(body), sort_keys=True).encode()

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import errors
 from ..answer import Answer
-from ..errors import InvalidRequestError, NotFoundError, UnsupportedMediaError
+from ..errors import InvalidRequestError, NotFoundError
 from ..phases import StartKind
 from ..protocol import strict_json
 from ..service import Call, Request, Service, State
-from .body import read_body
+from .body import content_type, read_body
 from .messages import Headers, HttpRequest, HttpResponse
 from .observe import metrics, observed
 
 if TYPE_CHECKING:
     from ..bootstrap import Loaded
+    from ..models import Model
     from ..tensors import Tensors
 
 Prepare = Callable[["Loaded"], Call]
@@ -36,7 +37,7 @@ class Route(NamedTuple):
     pattern: tuple[str, ...]
     """Path segments; one in braces matches any one segment."""
     answer: Callable[[Service, HttpRequest, dict[str, str]], HttpResponse] | None
-    prepare: Callable[[Service, HttpRequest, dict[str, str]], Prepare] | None = None
+    prepare: Callable[[HttpRequest, dict[str, str]], Prepare] | None = None
 
     @property
     def name(self) -> str:
@@ -104,7 +105,7 @@ def _answer(
 
             request = request._replace(deadline_ns=shortest(request))
         if route.prepare is not None:
-            return _handle(service, request, route.prepare(service, request, values))
+            return _handle(service, request, route.prepare(request, values), values)
         assert route.answer is not None  # noqa: S101 - a route has one of both
         return route.answer(service, request, values)
     except errors.PreheatError as error:
@@ -133,13 +134,13 @@ def from_error(service: Service, error: errors.PreheatError) -> HttpResponse:
 
 
 def _live(service: Service, _request: HttpRequest, _values: dict[str, str]) -> HttpResponse:
-    return _json(service, 200, {"live": True})
+    return as_json(service, 200, {"live": True})
 
 
 def _ready(service: Service, _request: HttpRequest, _values: dict[str, str]) -> HttpResponse:
     if service.state is State.READY:
-        return _json(service, 200, {"ready": True})
-    return _json(
+        return as_json(service, 200, {"ready": True})
+    return as_json(
         service,
         503,
         {"ready": False, "error": f"the server is {service.state.value}", "code": service.state.value},
@@ -150,29 +151,40 @@ def _ready(service: Service, _request: HttpRequest, _values: dict[str, str]) -> 
 def _server(service: Service, _request: HttpRequest, _values: dict[str, str]) -> HttpResponse:
     from ..protocol.v2 import server_metadata
 
-    return _json(service, 200, server_metadata())
+    return as_json(service, 200, server_metadata())
 
 
 def _model(service: Service, request: HttpRequest, values: dict[str, str]) -> HttpResponse:
     from ..protocol.v2 import metadata
 
-    return _json(service, 200, metadata(_named(_loaded(service, request), values).engine.manifest))
+    model = further(service, request, values)
+    if model is not None:
+        tenant_of(service, request)  # whoever may have it loaded must be known
+    loaded = (model or service).loaded(request.arrived_ns, request.deadline_ns)
+    return as_json(service, 200, metadata(named(loaded, values).engine.manifest))
 
 
 def _model_ready(service: Service, request: HttpRequest, values: dict[str, str]) -> HttpResponse:
     if service.current is None or service.state is not State.READY:
         return _ready(service, request, values)
-    manifest = _named(service.current, values).engine.manifest
-    return _json(service, 200, {"name": manifest.name, "ready": True})
+    model = further(service, request, values)
+    if model is not None:
+        from .repository import ready
+
+        return ready(service, request, values, model)
+    return as_json(service, 200, {"name": named(service.current, values).engine.manifest.name, "ready": True})
 
 
-def _infer(service: Service, request: HttpRequest, values: dict[str, str]) -> Prepare:
+def _infer(request: HttpRequest, values: dict[str, str]) -> Prepare:
     def prepare(loaded: Loaded) -> Call:
         from ..protocol import v2
 
-        manifest = _named(loaded, values).engine.manifest
-        body, length = read_body(service, request), request.headers.get("inference-header-content-length")
-        _content_type(request, ("application/json", "application/octet-stream"))
+        manifest = named(loaded, values).engine.manifest
+        body, length = (
+            read_body(request, loaded.max_bytes),
+            request.headers.get("inference-header-content-length"),
+        )
+        content_type(request, ("application/json", "application/octet-stream"))
         if length is not None and not (length.isascii() and length.isdigit() and len(length) < 20):
             raise InvalidRequestError("Inference-Header-Content-Length must be a whole number of bytes")
         call = v2.decode(body, None if length is None else int(length), manifest)
@@ -189,12 +201,14 @@ def _infer(service: Service, request: HttpRequest, values: dict[str, str]) -> Pr
     return prepare
 
 
-def _predict(service: Service, request: HttpRequest, _values: dict[str, str]) -> Prepare:
+def _predict(request: HttpRequest, values: dict[str, str]) -> Prepare:
     def prepare(loaded: Loaded) -> Call:
         from ..tasks import prepare
 
-        kind = _content_type(request, ("application/json", *loaded.task.accepts))
-        body = read_body(service, request)
+        if values:
+            named(loaded, values)
+        kind = content_type(request, ("application/json", *loaded.task.accepts))
+        body = read_body(request, loaded.max_bytes)
         payload = strict_json.loads(body) if kind == "application/json" else body
         inputs = prepare(loaded.task, payload, loaded.engine.manifest.inputs)
 
@@ -214,31 +228,44 @@ def _predict(service: Service, request: HttpRequest, _values: dict[str, str]) ->
     return prepare
 
 
-def _embeddings(service: Service, request: HttpRequest, _values: dict[str, str]) -> Prepare:
+def _embeddings(request: HttpRequest, _values: dict[str, str]) -> Prepare:
     def prepare(loaded: Loaded) -> Call:
         from ..protocol import openai
 
-        _content_type(request, ("application/json",))
-        document = strict_json.loads(read_body(service, request))
+        content_type(request, ("application/json",))
+        document = strict_json.loads(read_body(request, loaded.max_bytes))
         inputs, encode = openai.embeddings(document, loaded.engine.manifest, loaded.task)
         return Call(inputs, lambda outputs: Answer(encode(outputs)), padding=loaded.task.pads)
 
     return prepare
 
 
-def _coldstart(service: Service, request: HttpRequest, _values: dict[str, str]) -> HttpResponse:
-    report = _loaded(service, request).report.to_dict()
+def _coldstart(service: Service, request: HttpRequest, values: dict[str, str]) -> HttpResponse:
+    model = further(service, request, values)
+    if model is None:
+        loaded = service.loaded(request.arrived_ns, request.deadline_ns)
+        report = (named(loaded, values) if values else loaded).report.to_dict()
+    elif model.report is not None:
+        report = model.report.to_dict()
+    else:
+        raise NotFoundError(f"model {model.name!r} has not been loaded yet", code="not_loaded")
     if "text/html" in request.headers.get("accept", ""):
         from ..waterfall import page
 
         html = page(report).encode()
         return HttpResponse(200, [("content-type", "text/html; charset=utf-8"), *own(service)], html)
-    return _json(service, 200, report)
+    return as_json(service, 200, report)
 
 
 def _metrics(service: Service, request: HttpRequest, _values: dict[str, str]) -> HttpResponse:
     text, kind = metrics(service, request)
     return HttpResponse(200, [("content-type", kind), *own(service)], text)
+
+
+def _repository(service: Service, request: HttpRequest, values: dict[str, str]) -> HttpResponse:
+    from .repository import answer
+
+    return answer(service, request, values)
 
 
 def _request_status(service: Service, request: HttpRequest, values: dict[str, str]) -> HttpResponse:
@@ -263,6 +290,11 @@ ROUTES = (
     Route("GET", ("v2", "models", "{model}", "versions", "{version}"), _model),
     Route("GET", ("v2", "models", "{model}", "versions", "{version}", "ready"), _model_ready),
     Route("POST", ("v2", "models", "{model}", "versions", "{version}", "infer"), None, _infer),
+    Route("POST", ("v2", "models", "{model}", "predict"), None, _predict),
+    Route("GET", ("v2", "models", "{model}", "coldstart"), _coldstart),
+    Route("POST", ("v2", "repository", "index"), _repository),
+    Route("POST", ("v2", "repository", "models", "{model}", "load"), _repository),
+    Route("POST", ("v2", "repository", "models", "{model}", "unload"), _repository),
     Route("POST", ("v1", "embeddings"), None, _embeddings),
     Route("POST", ("predict",), None, _predict),
     Route("GET", ("v2", "requests", "{id}"), _request_status),
@@ -287,7 +319,16 @@ def tenant_of(service: Service, request: HttpRequest) -> str:
     return tenant
 
 
-def _handle(service: Service, request: HttpRequest, prepare: Prepare) -> HttpResponse:
+def further(service: Service, request: HttpRequest, values: dict[str, str]) -> Model | None:
+    """The further model that a request is for; None for the function's own. Raises NotFoundError."""
+    if service.models is None:
+        return None
+    from .repository import asked
+
+    return asked(service.models, request, values, service.max_bytes)
+
+
+def _handle(service: Service, request: HttpRequest, prepare: Prepare, values: dict[str, str]) -> HttpResponse:
     tenant = tenant_of(service, request)
     service.telemetry.bind(tenant)
     key = None
@@ -295,13 +336,14 @@ def _handle(service: Service, request: HttpRequest, prepare: Prepare) -> HttpRes
         from .keys import read_key  # most requests have none
 
         key = read_key(service, request, tenant)
-    call = Request(prepare, request.arrived_ns, request.deadline_ns, tenant, key)
+    model = further(service, request, values)
+    call = Request(prepare, request.arrived_ns, request.deadline_ns, tenant, key, model=model)
     if "respond-async" in request.headers.get("prefer", "") and service.defers and service.takes_keys:
         from .deferred import accept
 
         return accept(service, request, call)
     outcome = service.handle(call)
-    loaded = service.loaded(request.arrived_ns)  # it is there
+    loaded = outcome.loaded
     kind = "restored" if loaded.report.kind is StartKind.RESTORED else "cold"
     start = kind if outcome.cold else "warm"
     timing = f"wait;dur={outcome.waited_ns / 1e6:.3f}, run;dur={outcome.ran_ns / 1e6:.3f}"
@@ -340,7 +382,7 @@ def own(service: Service, outcome: str = "ok") -> Headers:
     return [("x-preheat-instance", service.instance), ("x-preheat-outcome", outcome)]
 
 
-def _json(service: Service, status: int, document: Any, *extra: tuple[str, str]) -> HttpResponse:
+def as_json(service: Service, status: int, document: Any, *extra: tuple[str, str]) -> HttpResponse:
     outcome = "ok" if status == 200 else "unavailable"
     headers = [("content-type", "application/json"), *own(service, outcome), *extra]
     return HttpResponse(status, headers, json.dumps(document).encode())
@@ -353,11 +395,7 @@ def _error(
     return HttpResponse(status, headers, json.dumps({"error": message, "code": code}).encode())
 
 
-def _loaded(service: Service, request: HttpRequest) -> Loaded:
-    return service.loaded(request.arrived_ns, request.deadline_ns)
-
-
-def _named(loaded: Loaded, values: dict[str, str]) -> Loaded:
+def named(loaded: Loaded, values: dict[str, str]) -> Loaded:
     """Hold the path's model and version against what is loaded."""
     manifest = loaded.engine.manifest
     if values["model"] != manifest.name:
@@ -366,13 +404,3 @@ def _named(loaded: Loaded, values: dict[str, str]) -> Loaded:
     if version is not None and version not in (manifest.version, plain):
         raise NotFoundError(f"model {manifest.name!r} has no version {version!r}; it is at {plain}")
     return loaded
-
-
-def _content_type(request: HttpRequest, accepted: tuple[str, ...]) -> str:
-    """The request's media type; JSON where it names none. Raises UnsupportedMediaError."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower() or accepted[0]
-    for candidate in accepted:
-        if kind == candidate or (candidate.endswith("/*") and kind.startswith(candidate[:-1])):
-            return kind
-    hint = "; curl needs -H 'content-type: …'" if kind == "application/x-www-form-urlencoded" else ""
-    raise UnsupportedMediaError(f"the content type must be {' or '.join(accepted)}, not {kind!r}{hint}")

@@ -21,6 +21,12 @@ _DATATYPE: Schema = {
         *("FP16", "FP32", "FP64", "BYTES"),
     ],
 }
+_INDEX = {
+    "type": "array",
+    "items": _object(
+        ["name", "version", "state", "reason"], name=_TEXT, version=_TEXT, state=_TEXT, reason=_TEXT
+    ),
+}
 _PARAMETERS: Schema = {"type": "object", "additionalProperties": True}
 _ERROR = _object(["error", "code"], error=_TEXT, code=_TEXT)
 _READY = _object(["ready"], ready={"type": "boolean"}, name=_TEXT, error=_TEXT, code=_TEXT)
@@ -189,7 +195,7 @@ _REASONS = {
     504: "The deadline passed first",
 }
 _CALL = (400, 401, 403, 404, 409, 410, 413, 415, 422, 429, 503, 504)
-_LOOK = (400, 404, 503, 504)
+_LOOK = (400, 401, 403, 404, 422, 503, 504)
 
 _REQUEST = "v2/requests/{id}"
 
@@ -212,6 +218,21 @@ DOCS = {
     ),
     ("POST", "v2/models/{model}/versions/{version}/infer"): Doc(
         "model_version_infer", "The same, of a version", _INFERRED, _CALL, _INFER, binary=True
+    ),
+    ("POST", "v2/models/{model}/predict"): Doc(
+        "model_predict", "The task's natural JSON, of a model", _ANY, _CALL, _ANY, binary=True
+    ),
+    ("GET", "v2/models/{model}/coldstart"): Doc(
+        "model_coldstart", "How a model was loaded here, by phase", {"type": "object"}, _LOOK
+    ),
+    ("POST", "v2/repository/index"): Doc(
+        "repository_index", "The models, and whether they are loaded", _INDEX, (400, 401, 403, 413, 415)
+    ),
+    ("POST", "v2/repository/models/{model}/load"): Doc(
+        "repository_load", "Load a model, if it is not", {"type": "object"}, _LOOK
+    ),
+    ("POST", "v2/repository/models/{model}/unload"): Doc(
+        "repository_unload", "Let go of a model that nobody uses", {"type": "object"}, _LOOK
     ),
     ("POST", "v1/embeddings"): Doc("embeddings", "Embed text, in OpenAI's shape", _EMBEDDED, _CALL, _EMBED),
     ("POST", "predict"): Doc("predict", "The task's natural JSON", _ANY, _CALL, _ANY, binary=True),

@@ -25,7 +25,7 @@ from .values import dimensions, dumps, shown, to_array, to_list
 PLATFORM = "onnxruntime_onnx"
 """Triton's name for what runs the model."""
 
-EXTENSIONS = ("binary_tensor_data", "classification")
+EXTENSIONS = ("binary_tensor_data", "classification", "model_repository")
 
 
 class WantedOutput(NamedTuple):
