@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -211,3 +212,12 @@ def revise(folder: Path, note: str) -> str:
     new.write_text(json.dumps(document))
     new.rename(path)
     return str(document["version"])
+
+
+def renamed(artifact: Path, folder: Path, name: str) -> Path:
+    """The same artifact under another name, in another folder."""
+    shutil.copytree(artifact, folder)
+    path = folder / manifest.FILENAME
+    document = {**json.loads(path.read_text()), "name": name}
+    path.write_text(json.dumps({**document, "version": manifest.version_of(document)}))
+    return folder

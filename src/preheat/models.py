@@ -354,7 +354,7 @@ class Models:
             assert load.loaded is not None  # noqa: S101 - what is not loaded does not go
             engines, size = [load.loaded.engine], load.bytes
             del load
-            free(engines, self.service.timeout)
+            free(engines, ROOM_S)  # frames of the last answers may hold it still
             give_back()
             with self.changed:
                 self.taken -= size

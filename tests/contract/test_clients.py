@@ -56,7 +56,9 @@ def test_triton_health_and_metadata(client: Any) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("filetype")
-    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data", "classification"]
+    assert client.get_server_metadata()["extensions"] == [
+        *("binary_tensor_data", "classification", "model_repository")
+    ]
     metadata = client.get_model_metadata("filetype")
     assert [i["name"] for i in metadata["inputs"]] == ["bytes"]
     assert client.is_model_ready("filetype", metadata["versions"][0])

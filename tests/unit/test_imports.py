@@ -207,3 +207,4 @@ def test_the_cold_path_imports_only_what_the_first_answer_needs(
     assert not {m for m in loaded if m in FORBIDDEN_ON_THE_COLD_PATH}
     assert not {m for m in loaded if m.partition(".")[0] in FORBIDDEN_ON_THE_COLD_PATH}
     assert not {m for m in loaded if m.startswith(("preheat.build", "preheat.measure", "preheat.cli"))}
+    assert not {"preheat.models", "preheat.model_places", "preheat.adapters.repository"} & loaded
