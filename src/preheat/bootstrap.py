@@ -52,6 +52,15 @@ class Loaded(NamedTuple):
     """Of the session."""
     successor: Variant | None = None
     """What is to take over from the engine, beside its first answers."""
+    beside: str = ""
+    """The name of the function's own model, where this is a further one; empty for the function's own."""
+
+    @property
+    def scope(self) -> str:
+        """How the fingerprints of its requests begin: functions may share a ledger, and none can answer for
+        another, a further model not for the function whose own it is: /predict means other models to them."""
+        name = self.engine.manifest.name
+        return f"{self.beside}/{name}:" if self.beside else f"{name}:"
 
 
 def bootstrap(

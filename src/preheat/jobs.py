@@ -32,7 +32,6 @@ from .errors import (
 )
 from .idempotency import mismatch
 from .ledger import Claimed, InProgress, Replay, new_fence
-from .manifest import scope_of
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -193,7 +192,7 @@ class Jobs:
                 continue
             try:
                 idempotency = self._service.idempotency
-                scopes = (loaded.engine.manifest.scope, *map(scope_of, self._service.models or ()))
+                scopes = (loaded.scope, *(self._service.models.scopes if self._service.models else ()))
                 pending = idempotency.ledger.pending(max(room, LOOKED_AT))
                 own = [
                     p for p in pending if p.key.startswith(self._prefix) and p.fingerprint.startswith(scopes)

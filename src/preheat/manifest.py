@@ -157,12 +157,6 @@ class Manifest(NamedTuple):
         """MiB of the GPU's memory that a variant takes, as the build measured it; else its weights'."""
         return self.measured(variant.name, "device_mib") or self.weight_bytes(variant) / (1 << 20)
 
-    @property
-    def scope(self) -> str:
-        """How the fingerprints of its requests begin: functions may share a ledger, and none can answer for
-        another."""
-        return scope_of(self.name)
-
     def weight_bytes(self, variant: Variant) -> int:
         """Bytes of a variant's files."""
         return sum(file.size for file in self.files if file.path in variant.files)
@@ -184,11 +178,6 @@ class Manifest(NamedTuple):
             for rows, rate in row.items()
             if rows.isdigit() and isinstance(rate, int | float) and 0 < rate < math.inf
         }
-
-
-def scope_of(name: str) -> str:
-    """``Manifest.scope`` of the model of that name."""
-    return f"{name}:"
 
 
 def version_of(document: dict[str, Any]) -> str:

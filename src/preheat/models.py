@@ -212,6 +212,13 @@ class Models:
             raise NotFoundError(f"there is no model {name!r} here; this server has {names}")
         return model
 
+    @property
+    def scopes(self) -> list[str]:
+        """``Loaded.scope`` of each, loaded or not; once the function's own is there."""
+        own = self.service.current
+        assert own is not None  # noqa: S101 - see above
+        return [f"{own.engine.manifest.name}/{name}:" for name in self._models]
+
     def check_own(self, name: str) -> None:
         """Raise SettingsError where the function's own model has the name of one of these."""
         if name in self._models:
@@ -239,6 +246,8 @@ class Models:
             thread.join(max(until - time.monotonic(), 0.0))
         with self.changed:
             going = [(model, _take(model)) for model in self._idle()]
+            for model in self._models.values():
+                model.report = None  # an instance that is restored tells of its own loads
         self._let_go(going)
 
     def run(self, model: Model, load: Load) -> None:
@@ -265,6 +274,9 @@ class Models:
     def _ready(self, model: Model, load: Load, loaded: Loaded) -> None:
         if loaded.batcher is not None:
             loaded.batcher.ran = self.service.telemetry.ran
+        own = self.service.current
+        assert own is not None  # noqa: S101 - loads wait for it
+        loaded = loaded._replace(beside=own.engine.manifest.name)
         size = memory_bytes(loaded.engine.manifest, loaded.engine.variant)  # it may be another than the best
         with self.changed:
             self.taken += size - load.bytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -156,6 +157,19 @@ def test_tenants_join_only_where_that_is_allowed(mixed: bool, runs: int) -> None
     results = together(service(model, mixed=mixed), requests)
     assert [r.answer.body for r in results] == [f"[{2.0 * i}]".encode() for i in range(6)]
     assert len(model.runs) == runs
+
+
+def test_calls_for_two_models_are_never_one() -> None:
+    model, other = Model(took=0.05), Model(took=0.05)
+    made, further = service(model), service(other)
+    place: Any = SimpleNamespace(
+        loaded=further.loaded, current=further.current, answered=further.answered, in_use=nullcontext
+    )
+    rows = [request([[i, i + 1, i + 2]]) for i in range(6)]
+    sent = [row._replace(model=place) if i % 2 else row for i, row in enumerate(rows)]
+    assert [r.answer.body for r in together(made, sent)] == [f"[{6.0 * (i + 1)}]".encode() for i in range(6)]
+    assert model.runs == [(1, 1), (3, 3)]
+    assert other.runs == [(3, 3)]
 
 
 def test_one_that_the_model_refuses_fails_alone() -> None:

@@ -47,7 +47,7 @@ def accept(service: Service, http: HttpRequest, request: Request) -> HttpRespons
 
 def _of_a_model(loaded: Loaded) -> str:
     """The fingerprint of a request without a key: nobody sends it again."""
-    return loaded.engine.manifest.scope
+    return loaded.scope
 
 
 def status(service: Service, request: HttpRequest, values: dict[str, str]) -> HttpResponse:

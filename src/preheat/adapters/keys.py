@@ -129,7 +129,7 @@ def _fingerprint(request: HttpRequest, loaded: Loaded) -> str:
     digest = hashlib.sha256(
         "\n".join([request.method, request.path, version, *map(json.dumps, shaping), ""]).encode() + body
     ).hexdigest()
-    return loaded.engine.manifest.scope + digest
+    return loaded.scope + digest
 
 
 def _digest(*parts: str) -> str:
