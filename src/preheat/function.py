@@ -14,7 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -47,17 +47,21 @@ class Function:
         self.settings = Settings.from_environ(self._environ)
         self.home = os.path.dirname(os.path.abspath(home)) if home else ""
         self.task = task
-        self.service: Service = from_settings(
-            self.settings,
-            self.settings.cache_dir(self._environ),
-            alone=platform(self._environ) == "process",
-            environ=self._environ,
-        )
         self._starting = Lock()
         self._loading = Lock()
         self._api: FastAPI | None = None
         self._bridge: Bridge | None = None
         self._handler: LambdaHandler | None = None
+
+    @cached_property
+    def service(self) -> Service:
+        """The core, as the settings want it; a server sets its own, which is there before the function."""
+        return from_settings(
+            self.settings,
+            self.settings.cache_dir(self._environ),
+            alone=platform(self._environ) == "process",
+            environ=self._environ,
+        )
 
     @property
     def location(self) -> str:
