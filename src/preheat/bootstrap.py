@@ -82,6 +82,33 @@ def bootstrap(
     Raises ArtifactError or EngineError; the message names the file or variant and the cause.
     """
     artifact = _open(place, settings, cache_dir, clock)
+    try:
+        return _loaded(
+            artifact,
+            settings,
+            instance=instance,
+            clock=clock,
+            task=task,
+            platform=platform,
+            deployment=deployment or {},
+            room=room,
+        )
+    except BaseException:  # a further model may be tried again and again
+        artifact.close()
+        raise
+
+
+def _loaded(
+    artifact: Artifact,
+    settings: Settings,
+    *,
+    instance: str,
+    clock: PhaseClock,
+    task: type[Task] | None,
+    platform: str,
+    deployment: Mapping[str, str],
+    room: Callable[[Manifest, Variant], None] | None,
+) -> Loaded:
     machine = fingerprint.machine()
     artifact.verify_ahead(likely_files(artifact, machine, settings, platform))
     ahead = _ahead(artifact, machine, settings, platform)
@@ -151,7 +178,7 @@ def bootstrap(
             **({"takeover": {"variant": successor.name, "state": "waiting"}} if successor else {}),
             "cache": artifact.cached,
             "host": machine._asdict(),
-            "deployment": dict(deployment or {}),
+            "deployment": dict(deployment),
             **({"not_restored": settings.not_restored} if settings.not_restored else {}),
         },
     )

@@ -53,6 +53,9 @@ class Artifact:
         self.require([relative])
         return self.path(relative)
 
+    def close(self) -> None:
+        """Nobody needs the files any more."""
+
     def require(self, paths: Iterable[str]) -> None:
         """Return once the content of these files is known to be the manifest's.
 

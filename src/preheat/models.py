@@ -258,6 +258,8 @@ class Models:
                 model.location, PhaseClock(began_ns), room=partial(self._make_room, model, load)
             )
             if loaded.engine.manifest.name != model.name:
+                if loaded.artifact is not None:
+                    loaded.artifact.close()
                 raise ManifestError(f"{model.location} is {loaded.engine.manifest.name!r} by now")
         except PreheatError as error:
             self._failed(model, load, error, str(error))
@@ -364,9 +366,11 @@ class Models:
         while going:
             model, load = going.pop()
             assert load.loaded is not None  # noqa: S101 - what is not loaded does not go
-            engines, size = [load.loaded.engine], load.bytes
+            engines, size, artifact = [load.loaded.engine], load.bytes, load.loaded.artifact
             del load
             free(engines, ROOM_S)  # frames of the last answers may hold it still
+            if artifact is not None:
+                artifact.close()
             give_back()
             with self.changed:
                 self.taken -= size

@@ -57,7 +57,7 @@ class RemoteArtifact(Artifact):
         self._failed: dict[str, PreheatError] = {}
 
     def close(self) -> None:
-        """Let the cache evict these files. Never called by a server: its session maps them."""
+        """Let the cache evict these files. Not before a session that maps them is freed."""
         os.close(self._held)
 
     def require(self, paths: Iterable[str]) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -260,6 +263,24 @@ def test_a_model_that_can_never_fit(environ: dict[str, str], folder: Path, cache
         assert label(door("POST", "/predict", PYTHON, **JSON)) == "python"
 
 
+def test_room_that_cannot_be_made_now(environ: dict[str, str], cache: Path) -> None:
+    function = Function(environ={**environ, "PREHEAT_CACHE": str(cache)})
+    function.start()
+    assert function.service.models is not None
+    embed = function.service.models.find("embed")
+    assert embed is not None
+    for door in door_of(function, "lambda-v2"):
+        with embed.in_use():
+            assert door("POST", "/v1/embeddings", EMBEDDING, **JSON).status == 200
+            answer = door("POST", "/v2/models/small/predict", PYTHON, **JSON)
+            assert (answer.status, answer.json()["code"]) == (503, "no_room")
+            assert answer.headers["x-preheat-outcome"] == "shed"
+            assert answer.headers["retry-after"] == "1"
+            assert door("POST", "/v1/embeddings", EMBEDDING, **JSON).headers["x-preheat-start"] == "warm"
+            assert door("POST", "/v2/repository/models/embed/unload").status == 503
+        assert label(door("POST", "/v2/models/small/predict", PYTHON, **JSON)) == "python"
+
+
 def test_keys_are_a_models_own_and_outlive_it(server: Server) -> None:
     ask = _server(server)
     keyed = {**JSON, "idempotency_key": "one"}
@@ -383,6 +404,34 @@ def test_who_is_not_known_has_nothing_loaded(environ: dict[str, str], cache: Pat
         assert [m.state for m in function.service.models.values()] == ["UNAVAILABLE"] * 4
         assert door("GET", "/v2/models/small", **known).status == 200
         assert door("POST", "/v2/repository/models/small/unload", **known).status == 200
+    function.service.close()
+
+
+def test_one_in_a_store_is_fetched_when_it_is_asked_for(
+    environ: dict[str, str], folder: Path, cache: Path, tmp_path: Path
+) -> None:
+    place = f"file://{tmp_path}/store/small"
+    publish = [sys.executable, "-m", "preheat", "publish", str(folder / "small"), place]
+    subprocess.run(publish, capture_output=True, check=True)
+    version = manifest(folder / "small").version
+    models = f"{place}@{version},file://{tmp_path}/store/none@prod"
+    function = Function(environ={**environ, "PREHEAT_MODELS": models, "PREHEAT_CACHE": str(cache)})
+    function.start()
+    for door in door_of(function, "lean"):
+        assert states(door) == {"filetype": "READY", "small": "UNAVAILABLE", "none": "UNAVAILABLE"}
+        assert not (cache / "store").exists()
+        assert label(door("POST", "/v2/models/small/predict", PYTHON, **JSON)) == "python"
+        report = door("GET", "/v2/models/small/coldstart").json()
+        assert (report["cache"], report["artifact"]["version"]) == ("miss", version)
+        opened = []
+        for _ in range(4):
+            assert door("POST", "/v2/repository/models/small/unload").status == 200
+            assert label(door("POST", "/v2/models/small/predict", PYTHON, **JSON)) == "python"
+            assert door("GET", "/v2/models/small/coldstart").json()["cache"] == "hit"
+            opened.append(len(os.listdir("/proc/self/fd")))
+        assert opened[1] == opened[3]
+        absent = door("POST", "/v2/models/none/predict", PYTHON, **JSON)
+        assert (absent.status, absent.json()["code"]) == (503, "failed_start")
     function.service.close()
 
 
