@@ -1,6 +1,7 @@
 """CRIU: a process dumped after its warm-up, restored as a container's entry point.
 
-``preheat snapshot create TARGET -o DIR`` makes a folder: ``images`` (CRIU's own) and ``snapshot.json``.
+``preheat snapshot create TARGET -o DIR`` makes a folder: ``images`` (CRIU's own, ``images.py``'s heap beside
+them), ``snapshot.json``, and ``inherited``: what a restored process gets from whoever restores it.
 ``python -m preheat.snapshot.criu DIR`` restores it, stays as its parent, hands signals on and ends with its
 status; where it cannot be restored, it becomes a server that starts fresh and says why in its report
 (``not_restored``).
@@ -9,25 +10,26 @@ A listening socket that this process was started with (LISTEN_FDS) is the restor
 own.
 
 Weights are mapped from the artifact's files, which CRIU leaves out of the images: they must lie at the same
-place. The process id is the dumped one's, so one instance runs in a PID namespace; ``restores.py`` makes one
-for each. GPU memory is saved by CRIU's own CUDA plugin, where it is installed.
+place. The heap is mapped from the snapshot, which may be moved or removed meanwhile, and not written to. The
+process id is the dumped one's, so one instance runs in a PID namespace; ``restores.py`` makes one for each.
+GPU memory is saved by CRIU's own CUDA plugin, where it is installed.
 """
 
 from __future__ import annotations
 
-from .. import phases  # isort: skip - the first mark: before anything else is imported
-
 import contextlib
-import json
 import os
-import signal
 import stat
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any, NoReturn
 
 from ..errors import FailedStartError, PreheatError, UsageError
+
+# json, signal and what `phases` loads take as long as half of CRIU's restore: they are imported beside it.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any, NoReturn
 
 DUMP_S = 300.0
 """Seconds that a dump may take."""
@@ -35,14 +37,17 @@ RESTORE_S = 20.0
 """Seconds after which a restore is given up."""
 READY = "preheat-snapshot-ready "
 """What begins the line that says that a process can be dumped; JSON follows."""
+_ONE_HEAP = {"MALLOC_ARENA_MAX": "1"}
+"""What glibc allocates for other threads lies in the heap, too, which is mapped and not copied."""
 GIVEN = ("PREHEAT_HOST", "PREHEAT_TENANT", "PREHEAT_GRACE")
 """Settings that a restore may have of its own; the others are the snapshot's."""
+HEAP, HEAP_NAME = "heap.img", "preheat-heap"
+"""The heap's file, and what it is called in the images: so a snapshot can be moved."""
 _NAME = "snapshot.json"
+_INHERITED = "inherited"
 _LIKE = ("-v1", "--file-locks", "--manage-cgroups=ignore")
 """What a dump and its restores are told alike. The locks hold an artifact of a store in the cache; a restored
 process is in the control groups of whoever restores it."""
-WATCHED = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
-"""The signals that whoever stays beside a restored process waits for."""
 _CAP_SYS_ADMIN = 21
 _FIRST_PID, _LAST_PID = 20000, 30000
 """Where the dumped process's id is put, so that it is free when it is restored."""
@@ -85,7 +90,10 @@ def create(location: str, folder: str, environ: Mapping[str, str]) -> dict[str, 
 
     Raises UsageError, CriuError, and FailedStartError where the target does not start.
     """
+    import json
     import subprocess
+
+    from .images import lay_heap_aside
 
     criu = find(environ)
     check(criu)
@@ -103,7 +111,7 @@ def create(location: str, folder: str, environ: Mapping[str, str]) -> dict[str, 
     _choose_pid()
     process = subprocess.Popen(  # noqa: S603
         [sys.executable, "-m", "preheat.snapshot.dumped", str(woken)],
-        env={**environ, "PREHEAT_ARTIFACT": target},
+        env={**_ONE_HEAP, **environ, "PREHEAT_ARTIFACT": target},
         stdin=subprocess.DEVNULL,
         stdout=prints,
         stderr=prints,
@@ -111,7 +119,7 @@ def create(location: str, folder: str, environ: Mapping[str, str]) -> dict[str, 
         start_new_session=True,
     )
     try:
-        inodes = {"wake": os.fstat(woken).st_ino, "output": os.fstat(prints).st_ino}
+        inherited = [f"pipe:[{os.fstat(descriptor).st_ino}]" for descriptor in (woken, prints)]
         os.close(prints)  # so that its end is heard
         facts = _until_ready(printed)
         log = os.path.join(images, "dump.log")
@@ -119,16 +127,16 @@ def create(location: str, folder: str, environ: Mapping[str, str]) -> dict[str, 
         done = subprocess.run(dump, capture_output=True, timeout=DUMP_S, check=False)  # noqa: S603
         if done.returncode:
             raise CriuError(f"criu dump: {_last_error(_read(log) or done.stderr.decode(errors='replace'))}")
-        snapshot = {
-            "schema": 1,
-            "target": target,
-            **facts,
-            **inodes,
-            "bytes": sum(entry.stat().st_size for entry in os.scandir(images)),
-        }
+        heap = lay_heap_aside(images)
+        with open(os.path.join(folder, _INHERITED), "w") as file:
+            file.write(" ".join([*inherited, str(heap)]) + "\n")
+        size = sum(entry.stat().st_size for entry in os.scandir(images))
+        snapshot = {"schema": 2, "target": target, **facts, "bytes": size, "heap_bytes": heap}
         with open(os.path.join(folder, _NAME), "w") as file:
             file.write(json.dumps(snapshot, indent=1) + "\n")
         return snapshot
+    except OSError as error:
+        raise CriuError(f"the dump in {folder} cannot be written: {error.strerror}") from None
     except subprocess.TimeoutExpired:
         raise CriuError(f"criu dump did not end within {DUMP_S:g} s") from None
     finally:
@@ -140,10 +148,12 @@ def create(location: str, folder: str, environ: Mapping[str, str]) -> dict[str, 
 
 def read(folder: str) -> dict[str, Any]:
     """What a snapshot says of itself. Raises UsageError where there is none."""
+    import json
+
     try:
         with open(os.path.join(folder, _NAME), "rb") as file:
             found = json.loads(file.read())
-        if found["schema"] != 1:
+        if found["schema"] != 2:
             raise ValueError
         return dict(found)
     except (OSError, ValueError, KeyError, TypeError):
@@ -155,50 +165,63 @@ def read(folder: str) -> dict[str, Any]:
 def restore(folder: str, environ: Mapping[str, str]) -> int:
     """Restore a snapshot and stay until it ends; gives its exit status. Where that is impossible this process
     becomes a server that starts fresh. Raises UsageError where there is no snapshot at all."""
-    began_ns = phases.process_start_ns() or phases.FIRST_LINE_NS
-    snapshot = read(folder)
-    signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     inherits = environ.get("LISTEN_PID") == str(os.getpid()) and bool(environ.get("LISTEN_FDS"))
     given = {name: value for name, value in environ.items() if not name.startswith("LISTEN_")}
     try:
-        pid = resume(folder, snapshot, given, began_ns, inherits=inherits)
+        pid = resume(folder, given, inherits=inherits)
     except CriuError as error:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
-        start_fresh(snapshot["target"], environ, str(error))
+        reason, target = str(error), read(folder)["target"]
+        import signal
+
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, watched())
+        start_fresh(target, environ, reason)
     return stay(pid)
 
 
 def resume(
-    folder: str,
-    snapshot: Mapping[str, Any],
-    environ: Mapping[str, str],
-    began_ns: int,
-    *,
-    inherits: bool,
-    instance: str = "",
+    folder: str, environ: Mapping[str, str], began_ns: int = 0, *, inherits: bool, instance: str = ""
 ) -> int:
-    """Restore a snapshot as a child of this process, which has WATCHED blocked, and let it go on. Gives its
-    process id. Raises CriuError.
+    """Restore a snapshot as a child of this process, which has ``watched`` blocked from then on, and let the
+    child go on. Gives its process id. Raises CriuError.
 
-    ``inherits``: it serves this process's descriptor 3. ``instance``: its id, where one was drawn already; it
-    then proves its session after its first answer: whoever asks has made the snapshot on this very machine.
+    ``began_ns``: ``perf_counter_ns`` when it was asked for; 0: when this process began. ``inherits``: it
+    serves this process's descriptor 3. ``instance``: its id, where one was drawn already; it then proves its
+    session after its first answer: whoever asks has made the snapshot on this very machine.
     """
-    pid, wake = _restored(folder, snapshot, environ)
     given = {
         name: value for name, value in environ.items() if name in GIVEN or not name.startswith("PREHEAT_")
     }
-    told: dict[str, Any] = {"environ": given, "began_ns": began_ns, "parent": os.getpid()}
-    told.update(inherits=inherits, instance=instance, now_ns=time.perf_counter_ns())
-    with open(wake, "wb") as pipe:
-        pipe.write(json.dumps(told).encode() + b"\n")
+    with _work_folder(environ) as work:
+        spawned, wake = _spawned(folder, work, environ)
+        import json
+        import signal
+
+        from .. import phases
+
+        signal.pthread_sigmask(signal.SIG_BLOCK, watched())
+        began_ns = began_ns or phases.process_start_ns() or phases.FIRST_LINE_NS
+        told: dict[str, Any] = {"environ": given, "began_ns": began_ns, "parent": os.getpid()}
+        told.update(inherits=inherits, instance=instance)
+        with open(wake, "wb") as pipe:
+            pid = _restored(spawned, work)
+            pipe.write(json.dumps({**told, "now_ns": time.perf_counter_ns()}).encode() + b"\n")
     return pid
 
 
+def watched() -> set[int]:
+    """The signals that whoever stays beside a restored process waits for."""
+    import signal
+
+    return {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+
+
 def stay(pid: int) -> int:
-    """Hand signals on to a child until it ends; gives its exit status, 128 and more for a signal. WATCHED
-    are blocked."""
+    """Hand signals on to a child until it ends; gives its exit status, 128 and more for a signal. The
+    ``watched`` ones are blocked."""
+    import signal
+
     while True:
-        number = signal.sigwait(WATCHED)
+        number = signal.sigwait(watched())
         if number != signal.SIGCHLD:
             os.kill(pid, number)
             continue
@@ -208,32 +231,63 @@ def stay(pid: int) -> int:
             return code if code >= 0 else 128 - code
 
 
-def _restored(folder: str, snapshot: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[int, int]:
-    """The process, a child of this one, and the pipe that wakes it. Raises CriuError."""
-    criu = find(environ)
-    probes, (woken, wake) = _probes(), os.pipe()
-    with _work_folder(environ) as work:
-        pidfile, log = os.path.join(work, "pid"), os.path.join(work, "log")
-        inherit = []
-        for descriptor, inode in ((woken, snapshot["wake"]), (1, snapshot["output"])):
+def _spawned(folder: str, work: str, environ: Mapping[str, str]) -> tuple[int, int]:
+    """CRIU at its restore, and the pipe that wakes the restored process. Raises CriuError."""
+    criu, images, probes = find(environ), images_of(folder), _probes()
+    names = _read(os.path.join(folder, _INHERITED)).split()
+    if len(names) != 3:
+        raise CriuError(f"{folder} does not say what a restored process inherits")
+    woken, wake = os.pipe()
+    passed = {woken: names[0], 1: names[1]}
+    opened = [woken]
+    try:
+        if names[2] != "0":
+            heap = _opened_heap(images, int(names[2]))
+            opened.append(heap)
+            passed[heap] = HEAP_NAME
+        command = [criu, "restore", "-D", images, "-W", work, "-o", os.path.join(work, "log")]
+        command += ["--pidfile", os.path.join(work, "pid"), "--restore-detached", "--restore-sibling"]
+        for descriptor, name in passed.items():
             os.set_inheritable(descriptor, True)
-            inherit += ["--inherit-fd", f"fd[{descriptor}]:pipe:[{inode}]"]
-        command = [criu, "restore", "-D", images_of(folder), "-W", work, "-o", log, "--pidfile", pidfile]
-        command += ["--restore-detached", "--restore-sibling", *inherit, *_LIKE, *_rights(probes)]
-        spawned = os.posix_spawn(criu, command, {**environ, **_remembering(probes)}, setsigmask=[])
-        os.close(woken)
-        deadline = time.monotonic() + RESTORE_S
-        while not (done := os.waitpid(spawned, os.WNOHANG))[0]:
-            if time.monotonic() > deadline:
-                os.kill(spawned, signal.SIGKILL)
-                os.waitpid(spawned, 0)
-                os.close(wake)
-                raise CriuError(f"criu restore did not end within {RESTORE_S:g} s")
-            signal.sigtimedwait({signal.SIGCHLD}, 0.1)
-        if done[1]:
-            os.close(wake)
-            raise CriuError(f"criu restore: {_last_error(_read(log))}")
-        return int(_read(pidfile)), wake
+            command += ["--inherit-fd", f"fd[{descriptor}]:{name}"]
+        command += [*_LIKE, *_rights(probes)]
+        return os.posix_spawn(criu, command, {**environ, **_remembering(probes)}, setsigmask=[]), wake
+    except BaseException:
+        os.close(wake)
+        raise
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
+def _opened_heap(images: str, size: int) -> int:
+    """The heap's file, as long as it was: what is not there would end the restored process (SIGBUS). Raises
+    CriuError."""
+    path = os.path.join(images, HEAP)
+    try:
+        heap = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise CriuError(f"{path}: {error.strerror}") from None
+    if os.fstat(heap).st_size != size:
+        os.close(heap)
+        raise CriuError(f"{path} has not its {size} bytes")
+    return heap
+
+
+def _restored(spawned: int, work: str) -> int:
+    """Wait for CRIU; gives the id of the process that it has restored. Raises CriuError."""
+    import signal
+
+    deadline = time.monotonic() + RESTORE_S
+    while not (done := os.waitpid(spawned, os.WNOHANG))[0]:
+        if time.monotonic() > deadline:
+            os.kill(spawned, signal.SIGKILL)
+            os.waitpid(spawned, 0)
+            raise CriuError(f"criu restore did not end within {RESTORE_S:g} s")
+        signal.sigtimedwait({signal.SIGCHLD}, 0.1)
+    if done[1]:
+        raise CriuError(f"criu restore: {_last_error(_read(os.path.join(work, 'log')))}")
+    return int(_read(os.path.join(work, "pid")))
 
 
 @contextlib.contextmanager
@@ -272,6 +326,8 @@ def _choose_pid() -> None:
 def _until_ready(printed: int) -> dict[str, Any]:
     """Read what the process prints until it can be dumped. Raises PreheatError with its reason where it
     ends."""
+    import json
+
     lines: list[str] = []
     with open(os.dup(printed), encoding="utf-8", errors="replace") as file:
         for line in file:

@@ -46,7 +46,7 @@ def main(control: socket.socket, environ: Mapping[str, str], folder: str) -> int
         tell(control, what="failed", error=said, code="images")
         return 1
     with held:
-        copies = Copies(control, partial(_restore, folder, snapshot, environ), _fork_apart)
+        copies = Copies(control, partial(_restore, folder, environ), _fork_apart)
         return copies.run(
             location=snapshot["location"], version=snapshot["artifact"]["version"], report=snapshot["report"]
         )
@@ -81,7 +81,7 @@ def _fork_apart() -> int:
         os.close(own)
 
 
-def _restore(folder: str, snapshot: Mapping[str, Any], environ: Mapping[str, str], asked: Asked) -> int:
+def _restore(folder: str, environ: Mapping[str, str], asked: Asked) -> int:
     """In the first process of a namespace: restore one, stay beside it; gives its exit status."""
     from ..server import FIRST_INHERITED  # loaded since ``main``
 
@@ -94,7 +94,7 @@ def _restore(folder: str, snapshot: Mapping[str, Any], environ: Mapping[str, str
     try:
         if apart:
             _show_own_processes()
-        pid = criu.resume(folder, snapshot, made, asked.began_ns, inherits=True, instance=asked.instance)
+        pid = criu.resume(folder, made, asked.began_ns, inherits=True, instance=asked.instance)
     except criu.CriuError as error:
         pid = _fresh(made, str(error))
     return criu.stay(pid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -176,6 +177,29 @@ def test_a_restored_process_ends_with_the_one_that_restored_it(
         assert gone([pid]), "it went on"
 
 
+def test_the_heap_is_mapped_from_a_snapshot_that_may_be_moved_and_must_be_whole(
+    criu_program: str, filetype_artifact: Path, cache: Path, tmp_path: Path
+) -> None:
+    made = environ(filetype_artifact, cache)
+    told = snapshot(filetype_artifact, tmp_path / "made", made)
+    folder = (tmp_path / "made").rename(tmp_path / "moved")
+    heap = folder / "images" / "heap.img"
+    with restored(folder, made) as process:
+        assert process.ask().headers["x-preheat-start"] == "restored"
+        (pid,) = children(process.process.pid)
+        assert f" {heap}\n" in Path(f"/proc/{pid}/maps").read_text()
+        pages = next((folder / "images").glob("pages-*.img")).stat().st_size
+        assert told["heap_bytes"] == heap.stat().st_size > pages / 4
+        before = heap.read_bytes()
+        shutil.rmtree(folder / "images")  # it goes on without
+        assert process.ask().status == 200
+    (folder / "images").mkdir()
+    heap.write_bytes(before[:-4096])
+    with restored(folder, made) as process:
+        assert process.ask().headers["x-preheat-start"] == "cold"
+        assert process.report()["not_restored"] == f"{heap} has not its {len(before)} bytes"
+
+
 def test_a_snapshot_that_cannot_be_restored_starts_fresh_and_says_why(
     criu_program: str, filetype_artifact: Path, cache: Path, tmp_path: Path
 ) -> None:
@@ -197,7 +221,7 @@ def test_without_criu_the_server_starts_fresh_and_says_so(
 ) -> None:
     folder = tmp_path / "snapshot"
     folder.mkdir()
-    (folder / "snapshot.json").write_text(json.dumps({"schema": 1, "target": str(filetype_artifact)}))
+    (folder / "snapshot.json").write_text(json.dumps({"schema": 2, "target": str(filetype_artifact)}))
     bare = {**environ(filetype_artifact, cache), "PATH": str(tmp_path)}
     if any(os.access(f"{place}/criu", os.X_OK) for place in ("/usr/local/sbin", "/usr/sbin")):
         pytest.skip("criu is installed in /usr/sbin or /usr/local/sbin, where it is always looked for")
