@@ -20,7 +20,7 @@ from typing import Any
 from ..errors import PreheatError
 from ..settings import Settings
 from ..stores import Reference, open_store
-from . import criu
+from . import criu, dump
 from .copies import Asked, Copies, ends_with, own_environ, take_signals, tell
 
 _CLONE_NEWNS, _CLONE_NEWPID = 0x00020000, 0x20000000
@@ -34,7 +34,7 @@ def main(control: socket.socket, environ: Mapping[str, str], folder: str) -> int
 
     try:
         os.mkdir(folder, 0o700)
-        snapshot = criu.create(environ["PREHEAT_ARTIFACT"], folder, environ)
+        snapshot = dump.create(environ["PREHEAT_ARTIFACT"], folder, environ)
         held = _hold(snapshot, environ)
     except PreheatError as error:
         status = told(error)

@@ -20,6 +20,7 @@ import pytest
 
 from preheat.measure.client import Response, connect, free_port, read_response, request
 from preheat.measure.start import children
+from preheat.snapshot import criu
 
 from ...conftest import gone
 from .conftest import PREDICT, environ
@@ -43,12 +44,12 @@ def snapshot(target: Path, folder: Path, made: dict[str, str]) -> dict[str, Any]
 
 
 class Restored:
-    """`python -m preheat.snapshot.criu DIR` on a port of its own."""
+    """`python -IS DIR/restore.py` on a port of its own, or what `command` says."""
 
-    def __init__(self, folder: Path, made: dict[str, str]) -> None:
+    def __init__(self, folder: Path, made: dict[str, str], command: list[str] | None = None) -> None:
         self.port = free_port()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "preheat.snapshot.criu", str(folder)],
+            command or criu.command(str(folder)),
             env={**made, "PORT": str(self.port), "PREHEAT_HOST": "127.0.0.1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -73,8 +74,8 @@ class Restored:
 
 
 @contextlib.contextmanager
-def restored(folder: Path, made: dict[str, str]) -> Iterator[Restored]:
-    process = Restored(folder, made)
+def restored(folder: Path, made: dict[str, str], command: list[str] | None = None) -> Iterator[Restored]:
+    process = Restored(folder, made, command)
     try:
         yield process
     finally:
@@ -160,6 +161,7 @@ def test_a_target_in_a_store_is_dumped_and_its_images_are_for_their_owner_alone(
     command += ["-o", str(tmp_path / "snapshot")]
     subprocess.run(command, env=made, capture_output=True, check=True, umask=0)
     assert stat.S_IMODE((tmp_path / "snapshot" / "images").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "snapshot" / "restore.py").stat().st_mode) == 0o644
     with restored(tmp_path / "snapshot", made) as process:
         assert process.ask().headers["x-preheat-start"] == "restored"
 
@@ -225,7 +227,7 @@ def test_without_criu_the_server_starts_fresh_and_says_so(
     bare = {**environ(filetype_artifact, cache), "PATH": str(tmp_path)}
     if any(os.access(f"{place}/criu", os.X_OK) for place in ("/usr/local/sbin", "/usr/sbin")):
         pytest.skip("criu is installed in /usr/sbin or /usr/local/sbin, where it is always looked for")
-    with restored(folder, bare) as process:
+    with restored(folder, bare, [sys.executable, "-m", "preheat.snapshot.criu", str(folder)]) as process:
         assert process.ask().headers["x-preheat-start"] == "cold"
         assert "criu is not installed" in process.report()["not_restored"]
 
