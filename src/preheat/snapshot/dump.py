@@ -38,8 +38,13 @@ from .images import lay_heap_aside
 
 DUMP_S = 300.0
 """Seconds that a dump may take."""
-_ONE_HEAP = {"MALLOC_ARENA_MAX": "1"}
-"""What glibc allocates for other threads lies in the heap, too, which is mapped and not copied."""
+_ONE_HEAP = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+}
+"""What glibc allocates for other threads, and in large pieces, lies in the heap, too, which is mapped and not
+copied (mallopt(3)). The sizes are those that its own thresholds grow to at most."""
 _FIRST_PID, _LAST_PID = 20000, 30000
 """Where the dumped process's id is put, so that it is free when it is restored."""
 _ENTRY_TEXT = """\
