@@ -20,7 +20,7 @@ import pytest
 
 from preheat.measure.client import Response, connect, free_port, read_response, request
 from preheat.measure.start import children
-from preheat.snapshot import criu
+from preheat.snapshot import criu, dump
 
 from ...conftest import gone
 from .conftest import PREDICT, environ
@@ -200,6 +200,21 @@ def test_the_heap_is_mapped_from_a_snapshot_that_may_be_moved_and_must_be_whole(
     with restored(folder, made) as process:
         assert process.ask().headers["x-preheat-start"] == "cold"
         assert process.report()["not_restored"] == f"{heap} has not its {len(before)} bytes"
+
+
+def test_images_that_are_not_understood_are_restored_as_criu_made_them(
+    criu_program: str,
+    filetype_artifact: Path,
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dump, "lay_heap_aside", lambda _folder: 0)
+    made = environ(filetype_artifact, cache)
+    assert dump.create(str(filetype_artifact), str(tmp_path / "snapshot"), made)["heap_bytes"] == 0
+    assert not (tmp_path / "snapshot" / "images" / "heap.img").exists()
+    with restored(tmp_path / "snapshot", made) as process:
+        assert process.ask().headers["x-preheat-start"] == "restored"
 
 
 def test_a_snapshot_that_cannot_be_restored_starts_fresh_and_says_why(
