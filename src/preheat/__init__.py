@@ -3,9 +3,12 @@
 Importing this package costs nothing: each public name is loaded when it is first asked for.
 """
 
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+TYPE_CHECKING = False  # as `typing` has it, whose import is not free
 if TYPE_CHECKING:
+    from typing import Any
+
     from .function import Function as Function
     from .tasks import Task as Task
     from .tensors import Tensors as Tensors

@@ -191,6 +191,17 @@ def test_a_store_adds_obstore_and_a_hit_adds_nothing(filetype_artifact: Path, ca
     assert not {"preheat.fetch", "preheat.remote", "preheat.cache", "preheat.stores.object"} & local
 
 
+def test_a_restore_imports_next_to_nothing_before_criu_is_started() -> None:
+    bare = [sys.executable, "-IS", "-c", f"import os, sys\nsys.path.append({str(PACKAGE.parent)!r})\n"]
+    loaded = "print(*sorted(set(sys.modules) - before))"
+    bare[-1] += f"before = set(sys.modules)\nfrom preheat.snapshot import criu\n{loaded}"
+    done = subprocess.run(bare, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {
+        "__future__",
+        *("preheat", "preheat.errors", "preheat.snapshot", "preheat.snapshot.criu", "preheat.snapshot.hooks"),
+    }
+
+
 @pytest.mark.parametrize("name", ["filetype", "embed"])
 def test_the_cold_path_imports_only_what_the_first_answer_needs(
     name: str, cache: Path, request: pytest.FixtureRequest

@@ -11,13 +11,12 @@ import os
 import select
 import signal
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 
 from ..errors import PreheatError
-from ..snapshot import criu
+from ..snapshot import criu, dump
 from ..snapshot.forkserver import Clone, Template
 from .client import HOST, read_response
 from .start import START_S, STOP_S, Contender, Start, ask_for_phases, expect_ok, pss_mib
@@ -35,9 +34,8 @@ def restoring(server: Contender, kind: str) -> Iterator[Contender]:
             yield server._replace(label=label, begin=lambda contender: fork_once(template, contender))
     elif kind == "criu":
         with tempfile.TemporaryDirectory(prefix="preheat-snapshot-") as folder:
-            criu.create(server.environ["PREHEAT_ARTIFACT"], folder, server.environ)
-            command = (sys.executable, "-m", "preheat.snapshot.criu", folder)
-            yield server._replace(label=f"{server.label} by criu", command=command)
+            dump.create(server.environ["PREHEAT_ARTIFACT"], folder, server.environ)
+            yield server._replace(label=f"{server.label} by criu", command=tuple(criu.command(folder)))
     else:
         yield server
 

@@ -7,13 +7,15 @@ process: what it was to undo is in the snapshot, or what it was to renew is not.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 from ..errors import UsageError
 
-Hook = Callable[[], Any]
-AnyHook = TypeVar("AnyHook", bound=Hook)
+TYPE_CHECKING = False  # as `typing` has it, whose import a restore by CRIU would wait for
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeVar
+
+    Hook = Callable[[], Any]
+    AnyHook = TypeVar("AnyHook", bound=Hook)
 
 _before: list[Hook] = []
 _after: list[Hook] = []

@@ -20,7 +20,7 @@ from typing import Any
 from ..errors import PreheatError
 from ..settings import Settings
 from ..stores import Reference, open_store
-from . import criu
+from . import criu, dump
 from .copies import Asked, Copies, ends_with, own_environ, take_signals, tell
 
 _CLONE_NEWNS, _CLONE_NEWPID = 0x00020000, 0x20000000
@@ -34,7 +34,7 @@ def main(control: socket.socket, environ: Mapping[str, str], folder: str) -> int
 
     try:
         os.mkdir(folder, 0o700)
-        snapshot = criu.create(environ["PREHEAT_ARTIFACT"], folder, environ)
+        snapshot = dump.create(environ["PREHEAT_ARTIFACT"], folder, environ)
         held = _hold(snapshot, environ)
     except PreheatError as error:
         status = told(error)
@@ -46,7 +46,7 @@ def main(control: socket.socket, environ: Mapping[str, str], folder: str) -> int
         tell(control, what="failed", error=said, code="images")
         return 1
     with held:
-        copies = Copies(control, partial(_restore, folder, snapshot, environ), _fork_apart)
+        copies = Copies(control, partial(_restore, folder, environ), _fork_apart)
         return copies.run(
             location=snapshot["location"], version=snapshot["artifact"]["version"], report=snapshot["report"]
         )
@@ -81,7 +81,7 @@ def _fork_apart() -> int:
         os.close(own)
 
 
-def _restore(folder: str, snapshot: Mapping[str, Any], environ: Mapping[str, str], asked: Asked) -> int:
+def _restore(folder: str, environ: Mapping[str, str], asked: Asked) -> int:
     """In the first process of a namespace: restore one, stay beside it; gives its exit status."""
     from ..server import FIRST_INHERITED  # loaded since ``main``
 
@@ -94,7 +94,7 @@ def _restore(folder: str, snapshot: Mapping[str, Any], environ: Mapping[str, str
     try:
         if apart:
             _show_own_processes()
-        pid = criu.resume(folder, snapshot, made, asked.began_ns, inherits=True, instance=asked.instance)
+        pid = criu.resume(folder, made, asked.began_ns, inherits=True, instance=asked.instance)
     except criu.CriuError as error:
         pid = _fresh(made, str(error))
     return criu.stay(pid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -19,6 +20,7 @@ import pytest
 
 from preheat.measure.client import Response, connect, free_port, read_response, request
 from preheat.measure.start import children
+from preheat.snapshot import criu, dump
 
 from ...conftest import gone
 from .conftest import PREDICT, environ
@@ -42,12 +44,12 @@ def snapshot(target: Path, folder: Path, made: dict[str, str]) -> dict[str, Any]
 
 
 class Restored:
-    """`python -m preheat.snapshot.criu DIR` on a port of its own."""
+    """`python -IS DIR/restore.py` on a port of its own, or what `command` says."""
 
-    def __init__(self, folder: Path, made: dict[str, str]) -> None:
+    def __init__(self, folder: Path, made: dict[str, str], command: list[str] | None = None) -> None:
         self.port = free_port()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "preheat.snapshot.criu", str(folder)],
+            command or criu.command(str(folder)),
             env={**made, "PORT": str(self.port), "PREHEAT_HOST": "127.0.0.1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -72,8 +74,8 @@ class Restored:
 
 
 @contextlib.contextmanager
-def restored(folder: Path, made: dict[str, str]) -> Iterator[Restored]:
-    process = Restored(folder, made)
+def restored(folder: Path, made: dict[str, str], command: list[str] | None = None) -> Iterator[Restored]:
+    process = Restored(folder, made, command)
     try:
         yield process
     finally:
@@ -159,6 +161,7 @@ def test_a_target_in_a_store_is_dumped_and_its_images_are_for_their_owner_alone(
     command += ["-o", str(tmp_path / "snapshot")]
     subprocess.run(command, env=made, capture_output=True, check=True, umask=0)
     assert stat.S_IMODE((tmp_path / "snapshot" / "images").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "snapshot" / "restore.py").stat().st_mode) == 0o644
     with restored(tmp_path / "snapshot", made) as process:
         assert process.ask().headers["x-preheat-start"] == "restored"
 
@@ -174,6 +177,44 @@ def test_a_restored_process_ends_with_the_one_that_restored_it(
         process.process.kill()
         process.process.communicate(timeout=30)
         assert gone([pid]), "it went on"
+
+
+def test_the_heap_is_mapped_from_a_snapshot_that_may_be_moved_and_must_be_whole(
+    criu_program: str, filetype_artifact: Path, cache: Path, tmp_path: Path
+) -> None:
+    made = environ(filetype_artifact, cache)
+    told = snapshot(filetype_artifact, tmp_path / "made", made)
+    folder = (tmp_path / "made").rename(tmp_path / "moved")
+    heap = folder / "images" / "heap.img"
+    with restored(folder, made) as process:
+        assert process.ask().headers["x-preheat-start"] == "restored"
+        (pid,) = children(process.process.pid)
+        assert f" {heap}\n" in Path(f"/proc/{pid}/maps").read_text()
+        pages = next((folder / "images").glob("pages-*.img")).stat().st_size
+        assert told["heap_bytes"] == heap.stat().st_size > pages / 4
+        before = heap.read_bytes()
+        shutil.rmtree(folder / "images")  # it goes on without
+        assert process.ask().status == 200
+    (folder / "images").mkdir()
+    heap.write_bytes(before[:-4096])
+    with restored(folder, made) as process:
+        assert process.ask().headers["x-preheat-start"] == "cold"
+        assert process.report()["not_restored"] == f"{heap} has not its {len(before)} bytes"
+
+
+def test_images_that_are_not_understood_are_restored_as_criu_made_them(
+    criu_program: str,
+    filetype_artifact: Path,
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dump, "lay_heap_aside", lambda _folder: 0)
+    made = environ(filetype_artifact, cache)
+    assert dump.create(str(filetype_artifact), str(tmp_path / "snapshot"), made)["heap_bytes"] == 0
+    assert not (tmp_path / "snapshot" / "images" / "heap.img").exists()
+    with restored(tmp_path / "snapshot", made) as process:
+        assert process.ask().headers["x-preheat-start"] == "restored"
 
 
 def test_a_snapshot_that_cannot_be_restored_starts_fresh_and_says_why(
@@ -197,11 +238,11 @@ def test_without_criu_the_server_starts_fresh_and_says_so(
 ) -> None:
     folder = tmp_path / "snapshot"
     folder.mkdir()
-    (folder / "snapshot.json").write_text(json.dumps({"schema": 1, "target": str(filetype_artifact)}))
+    (folder / "snapshot.json").write_text(json.dumps({"schema": 2, "target": str(filetype_artifact)}))
     bare = {**environ(filetype_artifact, cache), "PATH": str(tmp_path)}
     if any(os.access(f"{place}/criu", os.X_OK) for place in ("/usr/local/sbin", "/usr/sbin")):
         pytest.skip("criu is installed in /usr/sbin or /usr/local/sbin, where it is always looked for")
-    with restored(folder, bare) as process:
+    with restored(folder, bare, [sys.executable, "-m", "preheat.snapshot.criu", str(folder)]) as process:
         assert process.ask().headers["x-preheat-start"] == "cold"
         assert "criu is not installed" in process.report()["not_restored"]
 
