@@ -113,6 +113,9 @@ class Metrics:
         )
         self.run = Histogram("preheat_session_run_seconds", "One run of the session")
         self.batch = Histogram("preheat_batch_size", "Requests that one run of the session answered", BATCHES)
+        self.preempted = Counter(
+            "preheat_preempted_runs_total", "Runs that were ended for another tenant's, and made again"
+        )
         self.ledger = Counter(
             "preheat_ledger_operations_total",
             "Calls to the ledger of keyed requests, by result",
@@ -136,7 +139,7 @@ class Metrics:
 
     @property
     def counters(self) -> tuple[Counter, ...]:
-        found = (self.requests, self.starts, self.ledger, self.deferred, self.untraced)
+        found = (self.requests, self.starts, self.preempted, self.ledger, self.deferred, self.untraced)
         return (*found, self.tenant_requests) if self._cap else found
 
     @property
