@@ -4,28 +4,35 @@ A request takes a place when it comes and gives it back when it leaves; to run, 
 many turns as may run at once, and ``queue`` places more than turns. Turns go round the tenants that wait, and
 within a tenant to whoever came first; while another tenant is about, none has more than half of the turns, so
 that the other's next request finds one. Heavy is a tenant that has sent more than may run at once: it lets
-light ones go first, for a while, and a light one beside heavy ones alone may have every turn. Where every
+light ones go first, for a while, and a light one beside heavy ones alone may have every turn. What a heavy
+one runs is ended for a light one that has used less than half of its share of the engine lately, and begun
+again after that: inference can be, and it costs the heavy one alone. Where every
 place is taken, a tenant that has more than its share loses its newest one that waits (longest queue drop:
 Suter, Lakshman, Stiliadis, Choudhury 1998).
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
-from .errors import PreheatError, ShedError, ThrottledError, TimedOutError
+from .errors import PreemptedError, PreheatError, ShedError, ThrottledError, TimedOutError
+from .overrun import Preemptible
 
+Result = TypeVar("Result")
 PRESENT_S = 1.0
 """A tenant is about for as long after it sent something."""
 YIELD_S = 0.1
 """A heavy tenant lets light ones go first for no longer than this."""
+LATELY_S = 1.0
+"""What a tenant has used of the engine counts for half of it after 0.7 of this, and so on."""
 _FULL = "the server has all the requests that it can hold"
 MAX_BUCKETS = 10_000
-"""Tenants whose rate is remembered; who sent nothing for longest is forgotten first."""
+"""Tenants whose rate or use is remembered; who sent nothing for longest is forgotten first."""
 
 
 class Place:
@@ -47,6 +54,10 @@ class Place:
         """How long that other run took."""
         self.variant = ""
         """What it ran on."""
+        self.runs = Preemptible(YIELD_S)
+        """What ends its runs for those who go first."""
+        self.began = 0.0
+        """``time.perf_counter`` of its latest turn; 0: it has had none."""
         self.waiting = False
         self.given_back = False
         self._turn = Lock()
@@ -69,7 +80,6 @@ class Admission:
         self.queue = queue
         self.turns = 0
         """Requests that may run at once; 0 until the start is over."""
-        self.running = 0
         self._rate = rate
         self._burst = max(burst, 1) if burst else max(rate, 1.0)
         self._buckets: dict[str, tuple[float, float]] = {}
@@ -78,12 +88,20 @@ class Admission:
         self._lines: dict[str, deque[Place]] = {}
         self._gathering: list[str | None] = []
         self._runs: dict[str, int] = {}
+        self._running: set[Place] = set()
+        self._used: dict[str, tuple[float, float]] = {}
+        """Seconds that a tenant ran, those of long ago for less, and when that was counted."""
         self._ran: dict[str, float] = {}
         """When a tenant that waits had its last turn."""
         self._latest, self._before = ("", 0.0), ("", 0.0)
         """The last two tenants that sent something, and when: tells whether another than one is about."""
         self._closed: PreheatError | None = None
         self._lock = Lock()
+
+    @property
+    def running(self) -> int:
+        """Requests that have a turn."""
+        return len(self._running)
 
     @property
     def taken(self) -> int:
@@ -152,11 +170,34 @@ class Admission:
         run raised where it was another's.
         """
         with self._lock:
+            self._preempt(place.tenant)
             if not self._waits(place.tenant) and self._may(place.tenant):
-                self._run(place.tenant)
+                self._run(place)
                 return True
             self._lines.setdefault(place.tenant, deque()).append(place)
             place.waiting = True
+        self._wait(place, until)
+        return place.outputs is None
+
+    def held(self, place: Place, until: float, run: Callable[[], Result]) -> Result:
+        """What ``run`` gives, which the place has its turn for. Where that is ended for another tenant's, it
+        is begun again when the place's turn comes anew, before all others of its tenant.
+
+        Raises what ``run`` does, and TimedOutError and ShedError as ``turn``.
+        """
+        while True:
+            try:
+                return run()
+            except PreemptedError:
+                with self._lock:
+                    self._end(place)
+                    self._lines.setdefault(place.tenant, deque()).appendleft(place)
+                    place.waiting = True
+                    self._ran[place.tenant] = time.perf_counter()
+                    self._hand_out()
+                self._wait(place, until)
+
+    def _wait(self, place: Place, until: float) -> None:
         if not place.wait(max(until - time.perf_counter(), 0.0)):
             with self._lock:
                 if place.waiting:
@@ -165,12 +206,13 @@ class Admission:
             place.wait()  # its turn has just come, or another runs it
         if place.error is not None:
             raise place.error
-        return place.outputs is None
 
     def take(self, fits: Callable[[Place], bool]) -> list[Place]:
         """Take those out of line that fit; the caller runs their calls with its own, and calls ``come``."""
         with self._lock:
-            taken = [place for line in self._lines.values() for place in line if fits(place)]
+            taken = [
+                place for line in self._lines.values() for place in line if not place.began and fits(place)
+            ]
             for place in taken:
                 self._leave_line(place)
         return taken
@@ -188,12 +230,8 @@ class Admission:
     def done(self, place: Place) -> None:
         """Give a turn back, for the next in line."""
         with self._lock:
-            self.running -= 1
-            left = self._runs[place.tenant] - 1
-            if left:
-                self._runs[place.tenant] = left
-            else:
-                del self._runs[place.tenant]
+            if place in self._running:  # else it was ended for another's, and its turn did not come again
+                self._end(place)
             self._hand_out()
 
     def leave(self, place: Place) -> None:
@@ -249,11 +287,42 @@ class Admission:
             return False
         return any(not self._heavy(other) for other in (*self._runs, *self._lines))
 
-    def _run(self, tenant: str) -> None:
-        self.running += 1
+    def _preempt(self, tenant: str) -> None:
+        """End what heavy tenants run, where this one may go first."""
+        if self._heavy(tenant) or len(self._places) == 1:
+            return
+        if self._lately(tenant) > self.turns / len(self._places) / 2:
+            return
+        for other in self._running:
+            if other.tenant != tenant and self._heavy(other.tenant):
+                other.runs.preempt()
+
+    def _lately(self, tenant: str) -> float:
+        """Turns that a tenant had lately, on average."""
+        used, counted = self._used.get(tenant, (0.0, 0.0))
+        return used * math.exp((counted - time.perf_counter()) / LATELY_S) / LATELY_S
+
+    def _run(self, place: Place) -> None:
+        place.began = time.perf_counter()
+        self._running.add(place)
+        tenant = place.tenant
         self._runs[tenant] = self._runs.get(tenant, 0) + 1
         if tenant in self._lines:
             self._ran[tenant] = time.perf_counter()
+
+    def _end(self, place: Place) -> None:
+        self._running.remove(place)
+        tenant, now = place.tenant, time.perf_counter()
+        used = self._lately(tenant) * LATELY_S + now - place.began
+        self._used.pop(tenant, None)
+        self._used[tenant] = used, now
+        if len(self._used) > MAX_BUCKETS:
+            del self._used[next(iter(self._used))]
+        left = self._runs[tenant] - 1
+        if left:
+            self._runs[tenant] = left
+        else:
+            del self._runs[tenant]
 
     def _hand_out(self) -> None:
         """Wake those whose turn it is: the tenants take turns, in the order in which they began to wait."""
@@ -267,7 +336,7 @@ class Admission:
                 self._lines[tenant] = line  # behind the others
             else:
                 self._ran.pop(tenant, None)
-            self._run(tenant)
+            self._run(place)
             place.come()
 
     def _leave_line(self, place: Place) -> None:
@@ -292,6 +361,8 @@ class Admission:
         if greedy is None:
             return False
         place = self._lines[greedy][-1]
+        if place.began:  # others may wait for what it runs along with its own
+            return False
         place.error = ShedError(f"{_FULL}, and this tenant has the most of them")
         self._leave_line(place)
         self._give_back(place)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .errors import EngineError, PreheatError, RequestError, TimedOutError
+from .errors import EngineError, PreheatError, RequestError, ShedError, TimedOutError
 
 if TYPE_CHECKING:
     from .admission import Admission, Place
@@ -47,8 +47,9 @@ class Batcher:
         self._engine = engine
         self._window_s = window_s
         self._mixed = mixed
-        self._expected = 1
-        """Requests that the last run joined: whether there is company to wait for."""
+        self._expected: tuple[str | None, int] = None, 1
+        """Whose requests the last run joined (None: anybody's), and how many: whether there is company to
+        wait for."""
         self._lengths = _length_outputs(engine.manifest)
         self.ran: Callable[[int, int, int], None] | None = None
         """Told of each run of the session: ``perf_counter_ns`` before and after it, requests in it."""
@@ -65,41 +66,49 @@ class Batcher:
             return alike and group.add(other.call)
 
         mates = admission.take(fits)
-        if len(group.calls) < self._expected and not group.full:
-            whose = None if self._mixed else place.tenant
+        whose = None if self._mixed else place.tenant
+        expected = self._expected[1] if self._expected[0] == whose else 1
+        if len(group.calls) < expected and not group.full:
             admission.gather(whose)
             try:
                 until = time.perf_counter() + self._window_s
-                while len(group.calls) < self._expected and not group.full and time.perf_counter() < until:
+                while len(group.calls) < expected and not group.full and time.perf_counter() < until:
                     time.sleep(_LOOK_S)
                     mates += admission.take(fits)
             finally:
                 admission.gather(whose, end=True)
-        self._expected = len(group.calls)
+        self._expected = whose, len(group.calls)
         until = max(one.until for one in (place, *mates))
-        return self._joined(group, mates, until) if mates else self._alone(place.call, until)
+        turn = _Turn(admission, place, until)
+        return self._joined(group, mates, turn) if mates else self._alone(place.call, turn)
 
-    def _alone(self, call: Call, until: float) -> Tensors:
-        return self._infer(call.inputs, call.outputs, 1, until)
+    def _alone(self, call: Call, turn: _Turn) -> Tensors:
+        return self._infer(call.inputs, call.outputs, 1, turn)
 
-    def _infer(self, inputs: Tensors, outputs: Sequence[str] | None, requests: int, until: float) -> Tensors:
-        began_ns = time.perf_counter_ns()
+    def _infer(self, inputs: Tensors, outputs: Sequence[str] | None, requests: int, turn: _Turn) -> Tensors:
+        began_ns = 0
+
+        def run() -> Tensors:
+            nonlocal began_ns
+            began_ns = time.perf_counter_ns()
+            return self._engine.infer(inputs, outputs, turn.until, turn.place.runs)
+
         try:
-            return self._engine.infer(inputs, outputs, until)
+            return turn.admission.held(turn.place, turn.until, run)
         finally:
             if self.ran is not None:
                 self.ran(began_ns, time.perf_counter_ns(), requests)
 
-    def _joined(self, group: _Group, mates: list[Place], until: float) -> Tensors:
+    def _joined(self, group: _Group, mates: list[Place], turn: _Turn) -> Tensors:
         began_ns = time.perf_counter_ns()
         results: Sequence[Tensors | PreheatError]
         try:
-            outputs = self._infer(group.inputs(), group.calls[0].outputs, len(group.calls), until)
+            outputs = self._infer(group.inputs(), group.calls[0].outputs, len(group.calls), turn)
             results = group.cut(outputs, self._lengths)
         except RequestError:  # the model refuses one of them: each is told its own
-            results = [self._told(call, until) for call in group.calls]
-        except TimedOutError as error:  # that of the last one: all of theirs have passed
-            results = [TimedOutError(str(error)) for _ in group.calls]
+            results = [self._told(call, turn) for call in group.calls]
+        except (TimedOutError, ShedError) as error:  # the last one's time has passed, or the server stops
+            results = [type(error)(str(error)) for _ in group.calls]
         except BaseException as error:
             results = [EngineError(f"the run that it was part of failed: {error}")] * len(group.calls)
             raise
@@ -116,11 +125,20 @@ class Batcher:
             raise results[0]
         return results[0]
 
-    def _told(self, call: Call, until: float) -> Tensors | PreheatError:
+    def _told(self, call: Call, turn: _Turn) -> Tensors | PreheatError:
         try:
-            return self._alone(call, until)
+            return self._alone(call, turn)
         except (RequestError, TimedOutError) as error:
             return error
+
+
+class _Turn(NamedTuple):
+    """What a run is made in."""
+
+    admission: Admission
+    place: Place
+    until: float
+    """``time.perf_counter`` of the last deadline of those who wait for it."""
 
 
 class _Group:

@@ -8,9 +8,16 @@ from typing import Any
 import numpy as np
 
 from . import arena
-from .errors import EngineError, InvalidRequestError, TimedOutError, TooLargeError, UnprocessableError
+from .errors import (
+    EngineError,
+    InvalidRequestError,
+    PreemptedError,
+    TimedOutError,
+    TooLargeError,
+    UnprocessableError,
+)
 from .manifest import Manifest, Variant
-from .overrun import ENDED, Watch
+from .overrun import ENDED, Preemptible, Watch
 from .providers import CPU
 from .tensors import Array, Tensors, check_inputs
 
@@ -84,19 +91,32 @@ class Engine:
         check_inputs(self.manifest.inputs, inputs, self.manifest.limits)
 
     def infer(
-        self, inputs: Tensors, outputs: Sequence[str] | None = None, until: float = 0.0
+        self,
+        inputs: Tensors,
+        outputs: Sequence[str] | None = None,
+        until: float = 0.0,
+        preemptible: Preemptible | None = None,
     ) -> dict[str, Array]:
         """``run``, for checked inputs. ``until``: ``time.perf_counter`` of the deadline, 0 for none.
+        ``preemptible``: by whom it may be ended before.
 
-        Raises TimedOutError for a run that was ended after it, TooLargeError for one that would take more
-        memory than there is for sessions.
+        Raises TimedOutError for a run that was ended after its deadline, PreemptedError for one that was
+        ended before, TooLargeError for one that would take more memory than there is for sessions.
         """
         names = self._names if outputs is None else list(outputs)
         feeds = {n: _text(n, a) if n in self._strings else a for n, a in inputs.items()}
         options = _watch.begin(until) if until else None
+        preempted = False
         try:
-            values = self.session.run(names, feeds, options)
+            if preemptible is not None:
+                preemptible.begin(options)
+            try:
+                values = self.session.run(names, feeds, options)
+            finally:
+                preempted = preemptible is not None and preemptible.end()
         except Exception as error:  # see open_session
+            if preempted and ENDED in str(error):
+                raise PreemptedError("another tenant's run goes first") from None
             raise _refusal(error) from error
         finally:
             if options is not None:

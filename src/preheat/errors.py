@@ -164,6 +164,10 @@ class CrashedError(UnavailableError):
     code = "crashed"
 
 
+class PreemptedError(PreheatError):
+    """A run was ended so that another tenant's goes first; it is begun again after that."""
+
+
 class TimedOutError(UnavailableError):
     code = "timed_out"
 

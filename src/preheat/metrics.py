@@ -113,6 +113,9 @@ class Metrics:
         )
         self.run = Histogram("preheat_session_run_seconds", "One run of the session")
         self.batch = Histogram("preheat_batch_size", "Requests that one run of the session answered", BATCHES)
+        self.preempted = Counter(
+            "preheat_preempted_runs_total", "Runs that were ended for another tenant's, and made again"
+        )
         self.ledger = Counter(
             "preheat_ledger_operations_total",
             "Calls to the ledger of keyed requests, by result",
@@ -143,7 +146,7 @@ class Metrics:
     @property
     def counters(self) -> tuple[Counter, ...]:
         found: tuple[Counter, ...] = (self.requests, self.starts, self.ledger, self.deferred, self.untraced)
-        found += (self.model_loads, self.model_evictions)
+        found += (self.preempted, self.model_loads, self.model_evictions)
         return (*found, self.tenant_requests) if self._cap else found
 
     @property

@@ -21,6 +21,41 @@ ENDED = "terminate flag"
 """What onnxruntime's error says of a run that was ended."""
 
 
+class Preemptible:
+    """Runs that somebody may end so that another tenant's goes first. ``for_s``: after so many seconds from
+    the first one's beginning, nobody may."""
+
+    def __init__(self, for_s: float) -> None:
+        self.times = 0
+        """How often that happened."""
+        self._for_s = for_s
+        self._until = 0.0
+        self._ended = False
+        self._options: Any = None
+        self._lock = threading.Lock()
+
+    def preempt(self) -> None:
+        """From any thread. A run that is about to begin ends at its first node."""
+        with self._lock:
+            if not self._ended and (not self._until or time.perf_counter() < self._until):
+                self._ended = True
+                self.times += 1
+                if self._options is not None:
+                    self._options.terminate = True
+
+    def begin(self, options: Any) -> None:
+        """A run with these RunOptions begins."""
+        with self._lock:
+            self._options, options.terminate = options, self._ended
+            self._until = self._until or time.perf_counter() + self._for_s
+
+    def end(self) -> bool:
+        """It is over; whether it was to end before its time."""
+        with self._lock:
+            ended, self._ended, self._options = self._ended, False, None
+        return ended
+
+
 class Watch:
     """The runs under way in this process. Each step of it is atomic under the interpreter's lock, so that it
     needs none that a fork could leave taken."""

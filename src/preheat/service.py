@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
+from functools import partial
 from threading import Event, Lock
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -360,12 +361,14 @@ class _Run:
                 loaded = self.place.model.current or loaded  # another session may have taken over meanwhile
                 self.place.variant = loaded.engine.variant.name
                 if loaded.batcher is None:
-                    outputs: Tensors = loaded.engine.infer(call.inputs, call.outputs, self.until)
+                    run = partial(loaded.engine.infer, call.inputs, call.outputs, self.until, self.place.runs)
+                    outputs: Tensors = admission.held(self.place, self.until, run)
                 else:
                     outputs = loaded.batcher.run(admission, self.place)
             finally:
                 self.ended_ns = time.perf_counter_ns()
                 admission.done(self.place)
+                self.service.telemetry.preempted(self.place.runs.times)
                 if loaded.batcher is None:
                     self.service.telemetry.ran(self.began_ns, self.ended_ns)
         else:

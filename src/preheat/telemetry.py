@@ -222,6 +222,11 @@ class Telemetry:
         self.metrics.run.observe((ended_ns - began_ns) / 1e9)
         self.metrics.batch.observe(requests)
 
+    def preempted(self, times: int) -> None:
+        """A run was ended so often for other tenants'."""
+        for _ in range(times):
+            self.metrics.preempted.add()
+
     def operation(self, name: str, result: str, began_ns: int) -> None:
         """A call to the ledger ended now."""
         ended_ns = time.perf_counter_ns()

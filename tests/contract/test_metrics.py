@@ -268,6 +268,7 @@ def test_openmetrics_where_it_is_asked_for(door: Door) -> None:
     "accept", ["", "*/*", "application/openmetrics-text;version=x", "\xff,;;=", "text/html"]
 )
 def test_any_accept_header_is_answered(door: Door, accept: str) -> None:
+    door("POST", "/predict", BODY)
     answer = door("GET", "/metrics", accept=accept)
     assert answer.status == 200
     assert b"preheat_requests_total{" in answer.body

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from preheat import Function
+from preheat.errors import PreemptedError
+from preheat.overrun import Preemptible
 
 from ..conftest import Answer, Server, serving
 from .bombs import NAMES, bombs, constant_bomb
@@ -138,6 +144,22 @@ def test_a_loop_without_end_is_ended_at_its_deadline(server: Server) -> None:
     assert answer.status == 504
     assert time.monotonic() - began < 3
     assert ask(server, turn=1000).json()["outputs"][8]["data"] == [1001.0]
+
+
+def test_a_run_that_is_ended_for_anothers_can_be_made_again(artifact: Path, tmp_path: Path) -> None:
+    function = Function(environ={"PREHEAT_ARTIFACT": str(artifact), "PREHEAT_CACHE": str(tmp_path)})
+    function.start()
+    assert function.service.current is not None
+    engine = function.service.current.engine
+    long = {name: np.array([2**62 if name == "turn" else 1]) for name in NAMES}
+    runs, began = Preemptible(for_s=60), time.perf_counter()
+    threading.Timer(0.1, runs.preempt).start()
+    with pytest.raises(PreemptedError):
+        engine.infer(long, None, began + 30, runs)
+    assert time.perf_counter() - began < 5
+    short = {**long, "turn": np.array([1000])}
+    assert 1001.0 in engine.infer(short, None, began + 30, runs).values()
+    engine.rest()
 
 
 def test_no_turn_is_left_taken(server: Server) -> None:

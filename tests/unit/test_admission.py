@@ -9,7 +9,7 @@ import time
 import pytest
 
 from preheat.admission import YIELD_S, Admission, Place
-from preheat.errors import ShedError, ThrottledError, TimedOutError
+from preheat.errors import PreemptedError, PreheatError, ShedError, ThrottledError, TimedOutError
 
 
 def opened(turns: int, queue: int = 20, **limits: float) -> Admission:
@@ -30,7 +30,7 @@ class Waiting:
         time.sleep(0.01)
 
     def _turn(self) -> None:
-        with contextlib.suppress(TimedOutError):  # a test may leave it waiting
+        with contextlib.suppress(TimedOutError, ShedError):  # a test may leave it waiting
             if self._admission.turn(self.place, time.perf_counter() + 5):
                 self.had.set()
 
@@ -131,3 +131,120 @@ def test_after_closing_the_refusal_is_the_reason() -> None:
     reason = ShedError("the end")
     admission.close(reason, waiting=False)
     assert admission.refusal("a") is reason
+
+
+class Held:
+    """A request in a thread of its own that has a turn, and runs until it may end or is ended."""
+
+    def __init__(self, admission: Admission, tenant: str, within: float = 5.0) -> None:
+        self.place = running(admission, tenant)
+        self.begun = 0
+        self.terminate = False
+        """As of onnxruntime's RunOptions."""
+        self.may_end = threading.Event()
+        self.came: object = None
+        self._admission, self._until = admission, time.perf_counter() + within
+        self._thread = threading.Thread(target=self._hold, daemon=True)
+        self._thread.start()
+        until = time.perf_counter() + 5
+        while not self.begun and time.perf_counter() < until:
+            time.sleep(0.001)
+
+    def _hold(self) -> None:
+        try:
+            self.came = self._admission.held(self.place, self._until, self._run)
+        except PreheatError as error:
+            self.came = error
+        finally:
+            self._admission.done(self.place)
+            self._admission.leave(self.place)
+
+    def _run(self) -> int:
+        self.place.runs.begin(self)
+        self.begun += 1
+        try:
+            while not self.may_end.is_set():
+                if self.terminate:
+                    raise PreemptedError("another's goes first")
+                time.sleep(0.001)
+            return self.begun
+        finally:
+            self.place.runs.end()
+
+    def result(self) -> object:
+        self.may_end.set()
+        self._thread.join(5)
+        assert not self._thread.is_alive()
+        return self.came
+
+
+def test_what_a_heavy_one_runs_is_begun_again_after_a_light_ones() -> None:
+    admission = opened(1)
+    heavy = Held(admission, "flood")
+    line = [Waiting(admission, "flood") for _ in range(2)]
+    light = running(admission, "quiet")  # its turn comes although there is one alone, and it is taken
+    assert (heavy.begun, heavy.came, heavy.place.runs.times) == (1, None, 1)
+    assert admission.take(lambda _: True) == [one.place for one in line], "others may wait for its run"
+    for one in line:
+        one.place.outputs = "another's run"
+        one.place.come()
+    admission.done(light)
+    admission.leave(light)
+    assert heavy.result() == 2
+    assert admission.running == admission.waiting == 0
+
+
+def test_a_run_is_ended_for_no_other_but_a_light_one_and_not_for_long() -> None:
+    admission = opened(2)
+    first, second = (Held(admission, "flood") for _ in range(2))
+    beside = admission.enter("other")
+    with pytest.raises(TimedOutError):
+        admission.turn(beside, time.perf_counter() + 0.02)
+    assert first.begun == second.begun == 1, "who has sent no more than may run at once is not heavy"
+    line = [Waiting(admission, "flood") for _ in range(2)]
+    time.sleep(YIELD_S)
+    with pytest.raises(TimedOutError):
+        admission.turn(beside, time.perf_counter() + 0.02)
+    assert first.begun == second.begun == 1, "it has run for long"
+    assert [first.result(), second.result()] == [1, 1]
+    assert line[0].had.wait(1)
+
+
+def test_a_run_is_not_ended_for_one_that_has_used_its_share() -> None:
+    admission = opened(1)
+    much = running(admission, "busy")
+    time.sleep(0.4)
+    admission.done(much)
+    admission.leave(much)
+    heavy = Held(admission, "flood")
+    behind = Waiting(admission, "flood")
+    again = Waiting(admission, "busy")
+    assert not again.had.wait(0.05)
+    assert heavy.result() == 1
+    assert behind.had.wait(1)
+    behind.done()
+    assert again.had.wait(1)
+
+
+@pytest.mark.parametrize("ended", ["late", "stopped", "full"])
+def test_a_run_that_waits_to_begin_again_is_ended_as_others_are(ended: str) -> None:
+    admission = opened(1, queue=2)
+    heavy = Held(admission, "flood", within=0.2 if ended == "late" else 5.0)
+    other = Waiting(admission, "flood")
+    light = running(admission, "quiet")
+    until = time.perf_counter() + 5
+    while admission.waiting < 2 and time.perf_counter() < until:
+        time.sleep(0.001)
+    if ended == "stopped":
+        admission.close(ShedError("stops"), waiting=True)
+    if ended == "full":  # the one behind it goes, and never it
+        admission.enter("third")
+        with pytest.raises(ShedError):
+            admission.enter("fourth")
+        assert isinstance(other.place.error, ShedError)
+        admission.done(light)
+        assert heavy.result() == 2
+        return
+    heavy._thread.join(5)
+    assert isinstance(heavy.came, TimedOutError if ended == "late" else ShedError)
+    assert admission.running == 1

@@ -16,8 +16,9 @@ from preheat.admission import Admission
 from preheat.answer import Answer
 from preheat.batching import Batcher, batcher
 from preheat.bootstrap import Loaded
-from preheat.errors import EngineError, PreheatError, TimedOutError, UnprocessableError
+from preheat.errors import EngineError, PreemptedError, PreheatError, TimedOutError, UnprocessableError
 from preheat.manifest import TensorSpec
+from preheat.overrun import Preemptible
 from preheat.phases import ColdStartReport, PhaseClock
 from preheat.service import Call, Request, Service
 from preheat.settings import Settings
@@ -44,10 +45,16 @@ class Model:
     def check(self, inputs: Tensors) -> None:
         assert set(inputs) == {"ids", "mask"}
 
-    def infer(self, inputs: Tensors, _outputs: Any = None, until: float = 0.0) -> dict[str, Any]:
+    def infer(self, inputs: Tensors, _outputs: Any, until: float, preemptible: Preemptible) -> dict[str, Any]:
         ids, mask = inputs["ids"], inputs["mask"]
         self.runs.append(ids.shape)
-        time.sleep(self.took)
+        options = SimpleNamespace(terminate=False)
+        preemptible.begin(options)
+        ends = time.perf_counter() + self.took
+        while time.perf_counter() < ends and not options.terminate:
+            time.sleep(0.001)
+        if preemptible.end():
+            raise PreemptedError("another's goes first")
         if self.overrun and len(ids) > 1:
             raise TimedOutError(f"ended {until - time.perf_counter():.1f} s before its deadline")
         if self.fail:
@@ -226,6 +233,41 @@ def test_a_run_that_was_ended_is_told_to_all_whose_run_it_was() -> None:
     assert made.admission.taken == made.admission.running == 0
     # Joined, they had the time of the one among them that may wait longest: 5 s from its arrival.
     assert all(re.fullmatch(r"ended 4\.\d s before its deadline", str(error)) for error in ended)
+
+
+def test_a_joined_run_that_was_ended_for_anothers_is_made_again_for_all() -> None:
+    model = Model(took=0.05)
+    made = service(model)
+    results: list[Any] = []
+    light: list[float] = []
+
+    def send(number: int) -> None:
+        results.append(made.handle(request([[number]], tenant="flood")).answer.body)
+
+    def ask() -> None:
+        answer = made.handle(request([[9]], tenant="quiet")).answer
+        assert answer.body == b"[18.0]"
+        light.append(time.perf_counter())
+
+    threads = [threading.Thread(target=send, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.002)
+    time.sleep(0.07)  # the first has run, and the others run as one
+    last = threading.Thread(target=send, args=(4,))
+    more = threading.Thread(target=send, args=(5,))
+    last.start()
+    more.start()
+    time.sleep(0.005)
+    assert model.runs == [(1, 1), (3, 1)]
+    quiet = threading.Thread(target=ask)
+    quiet.start()
+    for thread in [quiet, *threads, last, more]:
+        thread.join(10)
+    assert model.runs[:4] == [(1, 1), (3, 1), (1, 1), (3, 1)]
+    assert set(results) == {f"[{2.0 * number}]".encode() for number in range(6)}
+    assert len(light) == 1
+    assert made.admission.taken == made.admission.running == 0
 
 
 def test_a_deadline_that_passes_in_anothers_run_is_held() -> None:

@@ -17,7 +17,7 @@ from preheat.service import Call, Outcome, Request, Service, State
 def loaded(concurrency: int = 1) -> Loaded:
     report = ColdStartReport(PhaseClock(), instance="i", facts={})
     variant = SimpleNamespace(name="packed")
-    infer = lambda inputs, _outputs, _until: inputs()  # noqa: E731
+    infer = lambda inputs, _outputs, _until, _preemptible: inputs()  # noqa: E731
     engine = SimpleNamespace(variant=variant, check=lambda _: None, infer=infer)
     return Loaded(
         cast(Any, engine),

@@ -39,7 +39,7 @@ class FakeEngine:
 
     def rest(self) -> None: ...
 
-    def infer(self, _inputs: Any, _outputs: Any, _until: float = 0.0) -> Any:
+    def infer(self, _inputs: Any, _outputs: Any, _until: float, _preemptible: Any) -> Any:
         self.running.set()
         assert self.may_end.wait(10)
         return self.variant.name
