@@ -14,7 +14,7 @@ from .container_tables import Tables
 from .facts import X86_64
 from .fit import Finding
 from .knative_fields import Needed, Wrong
-from .sizing import MARGIN, rounded_up
+from .sizing import needed_mb
 
 
 def on_knative(unit: Unit, tables: Tables) -> list[Finding]:
@@ -92,7 +92,7 @@ def _variants(unit: Unit) -> Iterator[Finding]:
 
 def _memory(unit: Unit, tables: Tables, *, tmp_mib: int) -> Finding:
     size = unit.size
-    needed = rounded_up((size.rss_mib + tables.assumed.python_mib) * MARGIN, 64) + tmp_mib
+    needed = needed_mb(size.rss_mib, tables.assumed.python_mib) + tmp_mib
     tmp = f", {tmp_mib} for /tmp, which is memory" if tmp_mib else ""
     said = (
         f"{size.memory_mib} MiB, {needed} MiB needed: a measured peak of {size.rss_mib:.0f} MiB, "
@@ -210,7 +210,7 @@ def _cloudrun_limits(unit: Unit, tables: Tables) -> Iterator[Finding]:
     ):
         if not low <= value <= high:
             wrong.append((f"{flag} is {value}", f"set it between {low} and {high}"))
-    least = cloud_run.least_memory(limits, size.cpu, gpu=bool(unit.options.gpu))
+    least = limits.least_memory(size.cpu, gpu=bool(unit.options.gpu))
     if not least <= size.memory_mib <= limits.memory_mb[1]:
         has = f"{size.cpu} CPUs{' and a GPU' if unit.options.gpu else ''}"
         wrong.append((f"{size.memory_mib} MiB with {has}", f"set --memory {least} to {limits.memory_mb[1]}"))

@@ -36,6 +36,11 @@ class CloudRun(NamedTuple):
     least_memory_mb: Mapping[str, int]
     gpu: Gpu
 
+    def least_memory(self, cpu: int, *, gpu: bool) -> int:
+        """MiB that an instance must have."""
+        least = max(self.memory_mb[0], self.least_memory_mb.get(str(cpu), 0))
+        return max(least, self.gpu.memory_mb) if gpu else least
+
 
 class Assumed(NamedTuple):
     """What the build cannot measure; every answer that uses one says so."""

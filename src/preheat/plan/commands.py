@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from ..deploy import aws_tables, cost
+from ..deploy import aws_tables, container_tables, cost, sizing
 from ..deploy.facts import Facts, check_architecture, read
 from ..errors import UsageError
 from . import objective as objectives
@@ -67,6 +67,7 @@ def plan(
         facts,
         architecture,
         tables,
+        container_tables.load(),
         aws_tables.prices(tables, region, architecture, prices),
         table,
         None if run is None else load(run),
@@ -149,6 +150,12 @@ def _assumptions(candidates: Sequence[Candidate], known: Known, met: traffic.Tra
         f"The traffic stands for every month: {met.span_s:,.0f} s of it, times as many as fit. It begins "
         "with no instance but the least and the provisioned ones.",
     ]
+    cpu_mb, cloudrun_mib = known.tables.limits.memory_per_cpu_mb, known.containers.cloudrun.memory_mb[0]
+    lines.append(
+        "An instance has the memory that `preheat render` gives it: the measured peak, "
+        f"{known.tables.assumed.python_mib:g} MiB beside it and {sizing.MARGIN - 1:.0%} more; on Lambda a "
+        f"vCPU's {cpu_mb:,} MB at least, on Cloud Run {cloudrun_mib} MiB."
+    )
     if known.run is None:
         lines.append(
             f"Interpreter and imports take {known.tables.assumed.import_ms:g} ms at one CPU: `preheat "
