@@ -88,10 +88,8 @@ def _section(report: Mapping[str, Any], row: Mapping[str, Any], key: str) -> lis
     if not total:
         return [f"<h2>{_e(title)}</h2><p>No start gave a correct answer.</p>", _wrong(row)]
     caches = "page cache kept" if report["caches"] == "kept" else f"page cache {report['caches']}"
-    fresh = row.get("start", "fresh") == "fresh"
-    began = "spawn" if fresh else "the request" if row["start"] == "fork" else "the restore's spawn"
-    what = "fresh processes" if fresh else "instances"
-    lead = f"from {began} to the first correct answer: median of {row['samples']} {what}, {caches}"
+    what = "fresh processes" if row.get("start", "fresh") == "fresh" else "instances"
+    lead = f"from {began(row)} to the first correct answer: median of {row['samples']} {what}, {caches}"
     figures = [(label(name), figure) for name, figure in row["phases"].items()]
     rows = [_figures(name, figure) for name, figure in [*figures, ("total", total)]]
     typical, notes, floor = dict(row["typical"]), LEGEND, row.get("floor_ms")
@@ -106,6 +104,12 @@ def _section(report: Mapping[str, Any], row: Mapping[str, Any], key: str) -> lis
         table(HEADS, rows),
         _wrong(row),
     ]
+
+
+def began(row: Mapping[str, Any]) -> str:
+    """From what on a row's totals are counted, in words."""
+    kind = row.get("start", "fresh")
+    return {"fresh": "spawn", "fork": "the request"}.get(kind, "the restore's spawn")
 
 
 def _named(report: Mapping[str, Any], row: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from ..waterfall import label, milliseconds
 from . import spans
+from .report import began
 from .run import Progress as Tell
 
 
@@ -70,7 +71,8 @@ def _table(found: Mapping[str, Any], row: Mapping[str, Any]) -> Table:
     memory = f", {row['pss_mib']:g} MiB (PSS)" if row["pss_mib"] else ""
     under = " under the Lambda emulator" if found["platform"] == "lambda" else ""
     caption = (
-        f"{row['samples']} {what}{under}, page cache {found['caches']}, "
+        f"{row['samples']} {what}{under}, from {began(row)} to the first correct answer, page cache "
+        f"{found['caches']}, "
         f"{row['threads']} threads{memory}; 95 % interval of the median by order statistics "
         "(below six samples: the extremes)"
     )
