@@ -7,7 +7,6 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from ..errors import UsageError
 from ..measure import report as starts
@@ -90,27 +89,24 @@ def compare(base: str, new: str, *, above: str, strict: bool, as_json: bool) -> 
     """Print the comparison; gives the exit status: 1 where something is a regression, and with ``strict``
     where something is undecided."""
     limit = gate.limit(above)
-    found = gate.compare(runs.read(base), runs.read(new), above=limit, points=POINTS)
+    found = gate.compare(*runs.read_all([base, new]), above=limit, points=POINTS)
+    fails = bool(found["regressions"] or (strict and found["undecided"]))
+    found["verdict"] = f"{'fails' if fails else 'passes'}: {show.reason(found, strict=strict)}"
     if as_json:
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
     else:
         from rich.console import Console
 
         show.comparison(Console(), found)
-    return 1 if found["regressions"] or (strict and found["undecided"]) else 0
+    return 1 if fails else 0
 
 
 def report(paths: Sequence[str], out: str, prices: str | None, on_lambda: cost.Lambda) -> None:
     """One page from the files of several runs: load tests first, then cold starts that were measured."""
-    loads: list[tuple[runs.Run, dict[str, Any], list[dict[str, Any]]]] = []
-    measured = []
     table = cost.table(prices)
-    for path in paths:
-        if runs.is_run(path):
-            one = runs.renamed(runs.read(path), [run.name for run, _, _ in loads])
-            loads.append((one, figures.summary(one), cost.costs(one, table, on_lambda)))
-        else:
-            measured.append(starts.load(path))
+    named = runs.read_all([path for path in paths if runs.is_run(path)])
+    measured = [starts.load(path) for path in paths if not runs.is_run(path)]
+    loads = [(one, figures.summary(one), cost.costs(one, table, on_lambda)) for one in named]
     if not loads:
         starts.write(out, starts.page(measured))
     else:

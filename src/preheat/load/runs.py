@@ -6,6 +6,7 @@ The first line says what was run, each further one is a sample, the last one how
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -115,11 +116,17 @@ def read(path: str) -> Run:
     return Run(head, samples, tail)
 
 
-def renamed(run: Run, taken: Sequence[str]) -> Run:
-    """The run under a name that no other one has."""
-    if run.name not in taken:
-        return run
-    number = 2
-    while f"{run.name} {number}" in taken:
-        number += 1
-    return run._replace(head={**run.head, "label": f"{run.name} {number}"})
+def read_all(paths: Sequence[str]) -> list[Run]:
+    """Runs under names of which no two are the same: their labels; else what their scenarios are called, or
+    their files where those do not differ; with a number where these are the same too. Raises as ``read``."""
+    found = [read(path) for path in paths]
+    names = Counter(run.name for run in found)
+    told: list[Run] = []
+    for path, run in zip(paths, found, strict=True):
+        plain = run.name if run.head.get("label") or names[run.name] == 1 else Path(path).stem
+        name, taken = plain, {one.name for one in told}
+        number = 2
+        while name in taken:
+            name, number = f"{plain} {number}", number + 1
+        told.append(run._replace(head={**run.head, "label": name}))
+    return told
