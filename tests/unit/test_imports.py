@@ -46,13 +46,27 @@ LAYERS = (
     {"takeover"},
     {"exposition"},
     {"adapters", "function", "snapshot"},
-    {"server", "measure", "build", "publish"},
+    {"server", "measure", "build", "publish", "output"},
     {"local"},
     {"deploy", "rehearse"},
     {"plan", "load"},
     {"cli", "__main__"},
 )
-OFFLINE = {"build", "deploy", "load", "local", "measure", "plan", "publish", "rehearse", "cli", "__main__"}
+OFFLINE = {
+    *(
+        "build",
+        "deploy",
+        "load",
+        "local",
+        "measure",
+        "output",
+        "plan",
+        "publish",
+        "rehearse",
+        "cli",
+        "__main__",
+    )
+}
 FORBIDDEN_ON_THE_COLD_PATH = {
     *("fastapi", "starlette", "pydantic", "uvicorn", "anyio", "asyncio", "boto3", "botocore"),
     *("aws_lambda_powertools", "torch", "transformers", "optimum", "onnx", "rich", "typer", "click"),

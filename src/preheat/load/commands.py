@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 
+from .. import output
 from ..errors import UsageError
 from ..measure import report as starts
 from . import compare as gate
@@ -40,6 +41,7 @@ def load(
 ) -> int:
     """Run and print; gives the exit status: 0; 1 where nothing was answered well, or the run could not be
     finished; 130 after Ctrl-C."""
+    output.make_room(out, as_json=as_json)
     found = read_scenario(find_scenario(scenario))
     place = named_target(target, headers)
     table = cost.table(prices)
@@ -64,8 +66,8 @@ def load(
     else:
         from rich.console import Console
 
-        show.summary(Console(), document, costs)
-    sys.stderr.write(f"wrote {out}\n")
+        show.summary(Console(stderr=out == output.STDOUT), document, costs)
+    output.wrote(out)
     if done.tail.get("cut") == CUT:
         return 130
     if done.samples and not document["good"]:
@@ -107,11 +109,11 @@ def report(paths: Sequence[str], out: str, prices: str | None, on_lambda: cost.L
     named = runs.read_all([path for path in paths if runs.is_run(path)])
     measured = [starts.load(path) for path in paths if not runs.is_run(path)]
     loads = [(one, figures.summary(one), cost.costs(one, table, on_lambda)) for one in named]
+    output.make_room(out)  # before the drawing
     if not loads:
-        starts.write(out, starts.page(measured))
+        output.write(out, starts.page(measured))
     else:
         from . import page
 
-        starts.make_room(out)  # before the drawing
-        starts.write(out, page.page(loads, starts.body(measured) if measured else ""))
-    sys.stderr.write(f"wrote {out}\n")
+        output.write(out, page.page(loads, starts.body(measured) if measured else ""))
+    output.wrote(out)

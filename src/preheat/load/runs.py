@@ -6,12 +6,14 @@ The first line says what was run, each further one is a sample, the last one how
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from .. import output
 from ..errors import UsageError
 from .samples import Sample
 
@@ -42,13 +44,14 @@ class Run(NamedTuple):
 
 
 class Writer:
-    """Of one run's file. Raises UsageError where it cannot be written."""
+    """Of one run's file; ``-`` is standard output. Raises UsageError where it cannot be written."""
 
     def __init__(self, path: str, head: Mapping[str, Any]) -> None:
         self.path = path
+        output.make_room(path)
         try:
-            Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
+            place = sys.stdout.fileno() if path == output.STDOUT else path
+            self._file = open(place, "w", encoding="utf-8", closefd=place is path)  # noqa: SIM115 - by __exit__
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror}") from None
         self._line({MARK: SCHEMA, **head})

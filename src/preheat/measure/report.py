@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -33,28 +32,6 @@ def load(path: str) -> dict[str, Any]:
         raise UsageError(f"{path} is not a report; `preheat measure TARGET --json` prints one")
     found: dict[str, Any] = report
     return found
-
-
-def make_room(path: str) -> None:
-    """Make the folder that a page goes to. Raises UsageError where the page could not be written: better
-    before minutes of measuring than after."""
-    folder = os.path.dirname(os.path.abspath(path))
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
-    if os.path.isdir(path) or not os.access(folder, os.W_OK):
-        raise UsageError(f"{path} cannot be written: name a file in a folder of yours")
-
-
-def write(path: str, text: str) -> None:
-    """Write a page, its folder made where there is none. Raises UsageError where that cannot be done."""
-    make_room(path)
-    try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def page(reports: Sequence[Mapping[str, Any]]) -> str:

@@ -31,9 +31,9 @@ def progress(what: str) -> Iterator[Tell]:
         yield tell
 
 
-def report(found: Mapping[str, Any]) -> None:
-    """Print a report as tables, one for each row."""
-    console = Console()
+def report(found: Mapping[str, Any], *, aside: bool = False) -> None:
+    """Print a report as tables, one for each row. ``aside``: on standard error."""
+    console = Console(stderr=aside)
     for row in found["rows"]:
         console.print(_table(found, row))
         for wrong in [*row["wrong"], *row.get("floor_wrong", ())]:

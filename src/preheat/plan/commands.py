@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from .. import output
 from ..deploy import aws_tables, container_tables, cost, sizing
 from ..deploy.facts import Facts, check_architecture, read
 from ..errors import UsageError
@@ -48,7 +49,7 @@ def plan(
 ) -> int:
     """Plan and print; gives the exit status: 0 an option meets the objective, 1 none does. ``out``: where the
     decision record goes."""
-    from ..measure.report import load, make_room, write
+    from ..measure.report import load
 
     wanted = objectives.parse(objective)
     if latency_ms is not None and not 0 < latency_ms <= LONGEST_MS:
@@ -56,7 +57,7 @@ def plan(
     chosen = options.parse(named)
     table = platforms.load(platforms_path)
     if out is not None:
-        make_room(out)
+        output.make_room(out, as_json=as_json)
     if architecture is not None:
         check_architecture(architecture)
     tables = aws_tables.load()
@@ -94,13 +95,13 @@ def plan(
         "prices": known.prices._asdict(),
     }
     if out is not None:
-        write(out, record(found, datetime.now(UTC).date()))
+        output.write(out, record(found, datetime.now(UTC).date()))
     if as_json:
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
     else:
         from rich.console import Console
 
-        _show(Console(), found)
+        _show(Console(stderr=out == output.STDOUT), found)
     return 0 if decision.chosen is not None else 1
 
 

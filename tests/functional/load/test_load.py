@@ -64,6 +64,17 @@ def test_cold_is_told_from_warm_by_the_server(
     assert summary(again)["latency"] == found["latency"]
 
 
+def test_a_run_can_be_piped(load: Load, out: Path) -> None:
+    steps = '[[steps]]\narrivals = "burst"\ncount = 3\n'
+    with answering(plain) as url:
+        done = load(steps, url, "-o", "-")
+    assert done.returncode == 0, done.stderr
+    out.parent.mkdir()
+    out.write_text(done.stdout)
+    assert len(runs.read(str(out)).samples) == 3
+    assert "what these requests cost" in done.stderr
+
+
 def test_what_is_not_as_asked_is_counted_and_in_no_statistic(filetype_server: Server, load: Load) -> None:
     filetype_server.request("POST", "/predict", {"content": "aW1wb3J0IHN5cwo="})
     steps = '[[steps]]\narrivals = "burst"\ncount = 5\nexpect = "cold"\n'
