@@ -53,19 +53,8 @@ LAYERS = (
     {"cli", "__main__"},
 )
 OFFLINE = {
-    *(
-        "build",
-        "deploy",
-        "load",
-        "local",
-        "measure",
-        "output",
-        "plan",
-        "publish",
-        "rehearse",
-        "cli",
-        "__main__",
-    )
+    *("build", "deploy", "load", "local", "measure", "output", "plan", "publish", "rehearse"),
+    *("cli", "__main__"),
 }
 FORBIDDEN_ON_THE_COLD_PATH = {
     *("fastapi", "starlette", "pydantic", "uvicorn", "anyio", "asyncio", "boto3", "botocore"),
