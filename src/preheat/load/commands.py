@@ -107,7 +107,8 @@ def report(paths: Sequence[str], out: str, prices: str | None, on_lambda: cost.L
     """One page from the files of several runs: load tests first, then cold starts that were measured."""
     table = cost.table(prices)
     named = runs.read_all([path for path in paths if runs.is_run(path)])
-    measured = [starts.load(path) for path in paths if not runs.is_run(path)]
+    wanted = f"{starts.WANTED}; or a load test's run, {runs.WRITTEN_BY}"
+    measured = [starts.load(path, wanted) for path in paths if not runs.is_run(path)]
     loads = [(one, figures.summary(one), cost.costs(one, table, on_lambda)) for one in named]
     output.make_room(out)  # before the drawing
     if not loads:

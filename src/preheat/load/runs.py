@@ -19,6 +19,7 @@ from .samples import Sample
 
 SCHEMA = 1
 MARK = "preheat_load"
+WRITTEN_BY = "which `preheat load SCENARIO --target URL -o RUN.jsonl` writes"
 
 
 class Run(NamedTuple):
@@ -108,14 +109,14 @@ def read(path: str) -> Run:
                 except (ValueError, KeyError, TypeError):
                     if line.endswith("\n"):
                         raise UsageError(
-                            f"{path}, line {number} is not of a run; `preheat load … -o RUN.jsonl` writes one"
+                            f"{path}, line {number} is not of a load test's run, {WRITTEN_BY}"
                         ) from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise UsageError(f"{path} is not a run: not text") from None
+        raise UsageError(f"{path} is no text, and no load test's run, {WRITTEN_BY}") from None
     if not head:
-        raise UsageError(f"{path} is not a run: it is empty")
+        raise UsageError(f"{path} is empty, and no load test's run, {WRITTEN_BY}")
     return Run(head, samples, tail)
 
 

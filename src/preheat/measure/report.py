@@ -19,17 +19,21 @@ LEGEND = (
 FLOOR = "Floor: interpreter, onnxruntime, the task's library, one session, one inference, a bare socket."
 
 
-def load(path: str) -> dict[str, Any]:
-    """Read a file that `preheat measure --json` printed. Raises UsageError for anything else."""
+WANTED = "measured cold starts are wanted, which `preheat measure TARGET --json > RUN.json` writes"
+
+
+def load(path: str, wanted: str = WANTED) -> dict[str, Any]:
+    """Read a file that `preheat measure --json` printed. Raises UsageError for anything else, with what is
+    ``wanted``."""
     try:
         with open(path, encoding="utf-8") as file:
             report = json.load(file)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not JSON: {error}") from None
+    except (ValueError, RecursionError):
+        raise UsageError(f"{path} is no JSON document; {wanted}") from None
     if not _is_report(report):
-        raise UsageError(f"{path} is not a report; `preheat measure TARGET --json` prints one")
+        raise UsageError(f"{path} holds something else; {wanted}")
     found: dict[str, Any] = report
     return found
 
