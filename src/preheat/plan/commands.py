@@ -190,8 +190,8 @@ def _assumptions(candidates: Sequence[Candidate], known: Known, met: traffic.Tra
             )
             lines += [
                 f"{name}: {before}, {_between(platform.warm_s)} with each answer, a window of "
-                f"{platform.window_s:g} s, a decision every {platform.tick_s:g} s, {platform.utilization:.0%} "
-                f"of the concurrency aimed at ({platform.source}).",
+                f"{platform.window_s:g} s, a decision every {platform.tick_s:g} s, "
+                f"{platform.utilization:.0%} of the concurrency aimed at ({platform.source}).",
                 f"{name}: {charged}",
             ]
     return lines
