@@ -40,6 +40,7 @@ def on_cloudrun(unit: Unit, tables: Tables) -> list[Finding]:
         *_variants(unit),
         _memory(unit, tables, tmp_mib=unit.size.tmp_mib),
         _startup(unit, tables),
+        _shutdown(unit, tables),
         _concurrency(unit),
         *_sources(unit),
         *_ledger(unit),
@@ -231,3 +232,14 @@ def _startup(unit: Unit, tables: Tables) -> Finding:
         )
     probe = "TCP" if unit.options.tcp_probe else "HTTP, once a second: up to a second is added to a start"
     return _start(unit, f"startup probe: {probe}")
+
+
+def _shutdown(unit: Unit, tables: Tables) -> Finding:
+    """The platform is told by its names, as the server itself tells it."""
+    settings, environ = _environment(unit)
+    grace, allowed = grace_s(settings, {**environ, "K_SERVICE": unit.name}), tables.cloudrun.shutdown_s
+    said = f"Cloud Run ends an instance {allowed} s after SIGTERM, and the server takes up to {grace:g} s"
+    if grace >= allowed:
+        change = "leave PREHEAT_GRACE out, or set it to 8: what it still answers then would be cut off"
+        return Finding("shutdown", "beware", said, change)
+    return Finding("shutdown", "fits", said)

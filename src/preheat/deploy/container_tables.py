@@ -32,6 +32,8 @@ class CloudRun(NamedTuple):
     cpu: Sequence[int]
     """Each number of CPUs that there is."""
     memory_mb: Sequence[int]
+    shutdown_s: int
+    """Seconds from SIGTERM to SIGKILL."""
     startup_s: int
     least_memory_mb: Mapping[str, int]
     gpu: Gpu
