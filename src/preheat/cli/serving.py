@@ -30,15 +30,18 @@ def serve(
     """Serve a target until Ctrl-C: the same process as `PREHEAT_ARTIFACT=TARGET python -m preheat.server`."""
     import os
 
+    from .. import manifest
     from ..server import FIRST_INHERITED, inherited_listener, listen
     from ..settings import Settings
-    from ..stores import open_store
+    from ..stores import Reference, open_store
 
     environ = listening_at({**os.environ, "PREHEAT_ARTIFACT": target}, port, host)
     shown = Settings.from_environ(environ)
     # What cannot be served, and an address that cannot be had, are told before anything is said of serving.
     if not target.endswith(".py"):
-        open_store(target)
+        place = open_store(target)
+        if not isinstance(place, Reference):
+            place.read(manifest.FILENAME, manifest.MAX_BYTES)
     elif not os.path.isfile(target):
         raise UsageError(f"{target} does not exist")
     listener = inherited_listener(environ) or listen(shown.host, shown.port)
