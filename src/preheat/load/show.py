@@ -178,6 +178,8 @@ def reason(found: Mapping[str, Any], *, strict: bool) -> str:
     if not undecided:
         return f"none of {len(rows)} figures got worse past the limit"
     strictly = "which --strict does not let pass" if strict else "which only --strict would not let pass"
+    if all(row["verdict"] == "undecided" for row in rows):
+        return f"nothing was decided, {strictly}: it takes more samples"
     return f"no figure got worse past the limit for certain; undecided: {undecided}, {strictly}"
 
 

@@ -127,3 +127,7 @@ def test_the_reason_names_what_decided() -> None:
     few = compare(run(warm(20, 1)), run(warm(20, 51)), above=0.5, points=0.01)
     assert "undecided: failed, warm p99, which only --strict would not" in reason(few, strict=False)
     assert "which --strict does not let pass" in reason(few, strict=True)
+    fewer = compare(run(warm(5, 1)), run(warm(5, 51)), above=0.5, points=0.01)
+    assert reason(fewer, strict=False).startswith(
+        "nothing was decided, which only --strict would not let pass"
+    )
