@@ -195,7 +195,7 @@ class Gateway(NamedTuple):
 
 @contextlib.contextmanager
 def _starts_noted(gateway: Gateway) -> Iterator[dict[float, float]]:
-    """Seconds from spawn to readiness of each instance that starts in a block, by when it was spawned; whole
+    """Seconds until readiness of each instance that starts in a block, by when it was spawned; whole
     after the block. Asked for every few seconds: the gateway tells of the last thirty that have ended."""
     found: dict[float, float] = {}
     over, begun = threading.Event(), time.time()

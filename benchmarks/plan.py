@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from preheat.deploy import aws_tables
+from preheat.deploy import aws_tables, container_tables
 from preheat.deploy.facts import read
 from preheat.measure.run import Progress
 from preheat.plan import options, platforms, traffic
@@ -25,7 +25,9 @@ NAMES = ("lambda", "cloudrun", "knative", "up")
 def run(artifact: Path, rounds: int, progress: Progress) -> Benchmark:
     facts, tables = read(str(artifact), server_environ()), aws_tables.load()
     prices = aws_tables.prices(tables, "us-east-1", facts.architecture)
-    known = Known(facts, facts.architecture, tables, prices, platforms.load(), None, None)
+    known = Known(
+        facts, facts.architecture, tables, container_tables.load(), prices, platforms.load(), None, None
+    )
     met = traffic.steady(RATE, MILLION, 1)
     draws = draw(MILLION, 1)
     lines, claims = [], []

@@ -13,11 +13,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from preheat import output
 from preheat.errors import EngineError
 from preheat.load import cost, figures, runs
 from preheat.load.generator import folder as loadtests
 from preheat.load.page import page
-from preheat.measure import report, target
+from preheat.measure import target
 from preheat.measure.run import Progress
 
 from .figures import Benchmark, Claim, Line
@@ -48,7 +49,7 @@ def run(artifact: Path, turns: int, progress: Progress) -> Benchmark:
                 found.append(runs.read(str(out)))
     summaries = [figures.summary(one) for one in found]
     table = cost.table()
-    report.write(
+    output.write(
         str(OUT / "poisson.html"),
         page(
             [(one, told, cost.costs(one, table, PRICED)) for one, told in zip(found, summaries, strict=True)]

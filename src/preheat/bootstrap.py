@@ -112,7 +112,26 @@ def _loaded(
     machine = fingerprint.machine()
     artifact.verify_ahead(likely_files(artifact, machine, settings, platform))
     ahead = _ahead(artifact, machine, settings, platform)
+    try:
+        return _start(artifact, machine, ahead, settings, instance, clock, task, platform, deployment or {})
+    except Exception:  # a signal's is none: that ends the process, and the driver gives all of it back
+        if ahead is not None:
+            ahead.close()
+        raise
 
+
+def _start(
+    artifact: Artifact,
+    machine: fingerprint.Fingerprint,
+    ahead: Ahead | None,
+    settings: Settings,
+    instance: str,
+    clock: PhaseClock,
+    task: type[Task] | None,
+    platform: str,
+    deployment: Mapping[str, str],
+) -> Loaded:
+    """The phases after the download. ``ahead`` is closed by the caller where this raises."""
     with clock.phase(Phase.IMPORT) as attributes:
         attributes["of"] = "numpy, onnxruntime"
         # Not at the top: these bring numpy, and verification should run beside their import, not after it.

@@ -125,12 +125,22 @@ class Ahead:
 
     def take(self, variant: Variant) -> Ready | None:
         """Wait for the thread; what it made ready, if that is for this variant. It is the caller's then."""
-        self._thread.join()
-        ready, self._ready = self._ready, None
+        ready = self._made()
         if ready is None or variant.name == self.variant.name:
             return ready
         self.drop(ready, f"it was for variant {self.variant.name!r}, and {variant.name!r} is opened")
         return None
+
+    def close(self) -> None:
+        """Give back what nobody took, where a start fails before it was asked for; waits for the thread."""
+        ready = self._made()
+        if ready is not None:
+            self.drop(ready, "the start failed before it was used")
+
+    def _made(self) -> Ready | None:
+        self._thread.join()
+        ready, self._ready = self._ready, None
+        return ready
 
     def drop(self, ready: Ready, reason: str) -> None:
         """Free what is not used, and tell why."""

@@ -76,7 +76,9 @@ def page(report: Mapping[str, Any]) -> str:
     """A whole HTML document: the drawing, the phases as a table, and the facts of the start."""
     name = _text(_of(report, "artifact", "name")) or "Cold start"
     took = milliseconds(_number(report.get("total_ms")))
-    lead = f"<strong>{took}</strong> from process start to readiness"
+    restored = _text(report.get("restore"))
+    began = f"the restore ({_e(restored)})" if restored else "process start"
+    lead = f"<strong>{took}</strong> from {began} to readiness"
     body = [
         f"<header><p>Cold start</p><h1>{_e(name)}</h1><p>{lead}</p></header>",
         f"<section>{svg(report)}</section>",

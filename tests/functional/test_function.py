@@ -6,6 +6,8 @@ import asyncio
 import base64
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -167,7 +169,10 @@ def test_serve_is_the_same_server(filetype_artifact: Path, tmp_path: Path) -> No
     )
     assert server.stdout is not None
     assert server.stderr is not None
-    assert server.stderr.readline().startswith(f"serving {filetype_artifact} on http://127.0.0.1:")
+    line = server.stderr.readline()
+    assert line.startswith(f"serving {filetype_artifact} on http://127.0.0.1:")
+    with socket.create_connection(("127.0.0.1", int(re.findall(r":(\d+) ", line)[0]))):
+        pass  # it is true from the line on
     assert json.loads(server.stdout.readline())["kind"] == "fresh"
     server.terminate()
     server.communicate(timeout=30)
@@ -180,6 +185,23 @@ def test_serve_is_the_same_server(filetype_artifact: Path, tmp_path: Path) -> No
     )
     assert done.returncode == 1
     assert done.stderr.startswith("error: the artifact /nowhere does not exist")
+
+
+def test_serve_says_nothing_of_serving_what_it_cannot(filetype_artifact: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for target, said in (
+            (str(filetype_artifact), f"error: cannot listen on 127.0.0.1:{port}"),
+            ("/nowhere/app.py", "error: /nowhere/app.py does not exist"),
+            (str(filetype_artifact.parent), f"error: {filetype_artifact.parent} is not an artifact"),
+        ):
+            command = ["serve", target, "--port", port, "--host", "127.0.0.1"]
+            done = subprocess.run(
+                [sys.executable, "-m", "preheat", *command], capture_output=True, text=True, timeout=60
+            )
+            assert done.returncode in (1, 2)
+            assert done.stderr.startswith(said)
+            assert done.stderr.count("\n") == 1
 
 
 def test_try_prints_answers_and_phases(filetype_artifact: Path, tmp_path: Path) -> None:

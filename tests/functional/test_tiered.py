@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ import pytest
 from preheat import manifest as manifests
 
 from ..conftest import Answer, Server, serving
+from .store.samples import publish
 
 TEXTS = [["a short one"], ["a second text, somewhat longer than the first", "and a third"], ["Grüße, 世界"]]
 CLIENTS = 4
@@ -59,8 +58,7 @@ def location(request: pytest.FixtureRequest, artifact: Path, tmp_path: Path) -> 
         yield str(artifact)
         return
     store = f"file://{tmp_path}/store/embed"
-    command = [sys.executable, "-m", "preheat", "publish", str(artifact), store, "--alias", "live"]
-    subprocess.run(command, check=True, capture_output=True)
+    publish(artifact, store, "live")
     yield f"{store}@live"
 
 

@@ -52,6 +52,11 @@ def report(**changes: Any) -> dict[str, Any]:
     }
 
 
+def test_a_restored_start_counts_from_its_restore() -> None:
+    assert "from process start to readiness" in page(report())
+    assert "from the restore (fork) to readiness" in page(report(kind="restored", restore="fork"))
+
+
 class Page(HTMLParser):
     """A page taken apart; tags must nest, and void ones stand alone."""
 

@@ -7,7 +7,6 @@ that it got is kept by its digest, and held against what it is told when it asks
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import itertools
 import json
@@ -18,6 +17,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from http.client import HTTPException
 from typing import NamedTuple
+
+from preheat.measure.summary import rank
 
 from ..conftest import Answer
 from ..functional.local.conftest import Up
@@ -302,9 +303,5 @@ def _digest(answer: Answer) -> str:
 def ranks(seconds: list[float]) -> dict[str, float]:
     """Median, 99th percentile and maximum, in milliseconds."""
     ordered = sorted(seconds)
-    at = {"p50_ms": 0.5, "p99_ms": 0.99, "max_ms": 1.0}
-    with contextlib.suppress(IndexError):
-        return {
-            n: round(1000 * ordered[min(int(q * len(ordered)), len(ordered) - 1)], 1) for n, q in at.items()
-        }
-    return {}
+    at = {"p50_ms": 0.5, "p99_ms": 0.99, "max_ms": 1.0} if ordered else {}
+    return {name: round(1000 * ordered[rank(len(ordered), share) - 1], 1) for name, share in at.items()}

@@ -19,8 +19,11 @@ from preheat.measure.start import children, descendants
 from ..functional.local.conftest import Up, shared
 
 SAMPLE_S = 1.0
-SETTLE_S = 20.0
-"""What a gateway holds for what is over is given back by then."""
+ZERO_S = 20.0
+"""In which a function comes to zero."""
+SETTLE_S, LOOK_S = 20.0, 3.0
+"""What a gateway holds for what is over is given back by then; without anything to hold it against, it is
+looked at after the shorter one."""
 
 
 class Held(NamedTuple):
@@ -53,16 +56,15 @@ def held(gateway: Up) -> Held:
 
 def held_at_zero(gateway: Up, functions: tuple[str, ...], wanted: Held | None = None) -> Held:
     """What a gateway holds when every function is at zero; waits, for a time, until that is as wanted."""
-    until = time.monotonic() + SETTLE_S
+    until = time.monotonic() + ZERO_S
     for name in functions:
         while gateway.scale(0, name).status != 200:
             assert time.monotonic() < until, f"{name} does not come to zero"
+    until = time.monotonic() + (LOOK_S if wanted is None else SETTLE_S)
     while True:
         found = held(gateway)
         enough = wanted is not None and all(now <= then for now, then in zip(found, wanted, strict=True))
         if enough or time.monotonic() > until:
-            return found
-        if wanted is None and time.monotonic() > until - SETTLE_S + 3:
             return found
         time.sleep(0.1)
 

@@ -7,6 +7,7 @@ import ctypes
 import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -326,6 +327,29 @@ def test_a_start_tells_what_was_ready_or_why_not(
         assert told["sent_bytes"] == 3 * 64 * 64 * 4
         assert told["context_ms"] > 0 < told["sent_ms"]
         assert cuda.device
+
+
+def test_a_start_that_fails_before_it_opens_anything_gives_the_memory_back(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, cuda, real = tmp_path / "broken", Cuda(), ctypes.CDLL
+    shutil.copytree(artifact, broken)
+    golden = broken / "golden" / "0.inputs"
+    golden.write_bytes(b"x" * golden.stat().st_size)  # the weights are whole, what the warm-up reads is not
+    monkeypatch.setattr(starting, "NVIDIA", (CPU,))
+    monkeypatch.setattr(
+        device_weights.ctypes, "CDLL", lambda name: cuda if name == "libcuda.so.1" else real(name)
+    )
+    with pytest.raises(IntegrityError):
+        bootstrap(
+            LocalStore(str(broken)),
+            Settings(device_ahead="on", variant="mapped"),
+            cache_dir=str(tmp_path / "cache"),
+            instance="i",
+            clock=PhaseClock(),
+        )
+    assert "cuMemAlloc_v2" in cuda.calls
+    assert cuda.nothing_is_left()
 
 
 def test_a_start_without_the_setting_or_a_gpu_leaves_the_driver_alone(

@@ -13,6 +13,7 @@ import pytest
 from preheat.manifest import load
 
 from ..conftest import ROOT
+from ..functional.store.samples import publish
 
 PACKAGE = ROOT / "src" / "preheat"
 
@@ -46,13 +47,16 @@ LAYERS = (
     {"takeover"},
     {"exposition"},
     {"adapters", "function", "snapshot"},
-    {"server", "measure", "build", "publish"},
+    {"server", "measure", "build", "publish", "output"},
     {"local"},
     {"deploy", "rehearse"},
     {"plan", "load"},
     {"cli", "__main__"},
 )
-OFFLINE = {"build", "deploy", "load", "local", "measure", "plan", "publish", "rehearse", "cli", "__main__"}
+OFFLINE = {
+    *("build", "deploy", "load", "local", "measure", "output", "plan", "publish", "rehearse"),
+    *("cli", "__main__"),
+}
 FORBIDDEN_ON_THE_COLD_PATH = {
     *("fastapi", "starlette", "pydantic", "uvicorn", "anyio", "asyncio", "boto3", "botocore"),
     *("aws_lambda_powertools", "torch", "transformers", "optimum", "onnx", "rich", "typer", "click"),
@@ -176,8 +180,7 @@ def test_a_store_adds_obstore_and_a_hit_adds_nothing(filetype_artifact: Path, ca
     body = json.dumps(manifest.sample["request"])
     local = loaded_by(str(filetype_artifact), cache, body)
     store = f"file://{cache}-store/{manifest.name}"
-    publish = [sys.executable, "-m", "preheat", "publish", str(filetype_artifact), store]
-    subprocess.run(publish, capture_output=True, check=True)
+    publish(filetype_artifact, store)
     missed = loaded_by(f"{store}@{manifest.version}", cache, body)
     hit = loaded_by(f"{store}@{manifest.version}", cache, body)
 

@@ -109,9 +109,12 @@ def _variants(console: Console, found: Inspection) -> None:
     console.print(table)
     for name, reason in found.refused.items():
         console.print(f"{name} does not run here: {reason}", markup=False, highlight=False)
+    reasons: dict[str, list[str]] = {}
     for name, row in measured.items():
         if "left_out" in row:
-            console.print(f"{name} was left out: {row['left_out']}", markup=False, highlight=False)
+            reasons.setdefault(row["left_out"], []).append(name)
+    for reason, names in reasons.items():
+        console.print(f"left out: {', '.join(names)}: {reason}", markup=False, highlight=False)
 
 
 def _table(title: str, *headers: str) -> Any:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from .. import output
 from ..errors import ArtifactError, UsageError
 from .root import Json, app, show
 
@@ -107,8 +107,8 @@ def inspect(
 def sbom(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="The artifact's folder.")],
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write this file. Default: print.")
-    ] = None,
+        str, typer.Option("-o", "--out", metavar="FILE", help="Where it goes; - prints it.")
+    ] = output.STDOUT,
 ) -> None:
     """Print an artifact's bill of materials: CycloneDX, with its source, its files and what built it."""
     from ..build.inspection import inspect as inspect_artifact
@@ -118,13 +118,7 @@ def sbom(
     if found.problems:
         raise ArtifactError(f"{folder} is not what its manifest says: {found.problems[0]}")
     text = bill(found.manifest)
-    if out is None:
-        sys.stdout.write(text)
-        return
-    try:
-        out.write_text(text)
-    except OSError as error:
-        raise UsageError(f"{out} cannot be written: {error.strerror}") from error
+    output.write(out, text)
 
 
 def _limits(texts: list[str]) -> dict[str, int | bool]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .. import output
 from ..errors import UsageError
 from .deploy import check, deploy, render
 from .root import Json
@@ -15,9 +16,7 @@ if TYPE_CHECKING:
 
 Target = Annotated[str, typer.Argument(help="An artifact folder, a function's app.py, or STORE/NAME@WHICH.")]
 Image = Annotated[str, typer.Option(metavar="IMAGE", help="The container image; a digest pins it.")]
-Out = Annotated[
-    str | None, typer.Option("-o", "--out", metavar="FILE", help="Write this file. Default: print.")
-]
+Out = Annotated[str, typer.Option("-o", "--out", metavar="FILE", help="Where it goes; - prints it.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")]
 Name = Annotated[str, typer.Option(help="Of the service. Default: the model's.")]
 Namespace = Annotated[str, typer.Option(help="Default: where it is applied.")]
@@ -164,7 +163,7 @@ def _taking_options(without: Only) -> Callable[[Callable[..., int]], Callable[..
 
 @render.command("knative")
 @_taking_options(NOT_KNATIVE)
-def render_knative(target: Target, options: "Options", out: Out = None, force: Force = False) -> int:
+def render_knative(target: Target, options: "Options", out: Out = output.STDOUT, force: Force = False) -> int:
     """Write a Knative Service: sizes from measurements, the probe that starts fastest."""
     from ..deploy.container_commands import render
 
@@ -173,7 +172,9 @@ def render_knative(target: Target, options: "Options", out: Out = None, force: F
 
 @render.command("cloudrun")
 @_taking_options(NOT_CLOUD_RUN)
-def render_cloudrun(target: Target, options: "Options", out: Out = None, force: Force = False) -> int:
+def render_cloudrun(
+    target: Target, options: "Options", out: Out = output.STDOUT, force: Force = False
+) -> int:
     """Write a Cloud Run service: sizes from measurements, startup CPU boost and probe."""
     from ..deploy.container_commands import render
 
@@ -182,7 +183,7 @@ def render_cloudrun(target: Target, options: "Options", out: Out = None, force: 
 
 @render.command("kserve")
 @_taking_options(NOT_KSERVE)
-def render_kserve(target: Target, options: "Options", out: Out = None, force: Force = False) -> int:
+def render_kserve(target: Target, options: "Options", out: Out = output.STDOUT, force: Force = False) -> int:
     """Write a KServe ServingRuntime and an InferenceService that uses it."""
     from ..deploy.container_commands import render
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from .. import output
 from .root import Json, app
 
 check = typer.Typer(
@@ -94,8 +95,8 @@ def render_sam(
         typer.Argument(metavar="TARGET...", help="Functions' app.py, artifact folders, STORE/NAME@WHICH."),
     ],
     out: Annotated[
-        str | None, typer.Option("-o", "--out", metavar="DIR", help="Write into this folder. Default: print.")
-    ] = None,
+        str, typer.Option("-o", "--out", metavar="DIR", help="The folder that it goes into; - prints it.")
+    ] = output.STDOUT,
     package: Package = "zip",
     python: Python = "3.12",
     architecture: Architecture = None,

@@ -22,7 +22,10 @@ def load(
     target: Annotated[
         str, typer.Option("--target", metavar="URL", help="The scenario's paths come behind it.")
     ],
-    out: Annotated[str, typer.Option("-o", "--out", metavar="RUN.jsonl", help="Every request, as it comes.")],
+    out: Annotated[
+        str,
+        typer.Option("-o", "--out", metavar="RUN.jsonl", help="Every request, as it comes; - prints them."),
+    ],
     cold: Annotated[
         str, typer.Option(metavar="HOW", help="up, lambda:FUNCTION:ALIAS, knative:NAMESPACE/SERVICE.")
     ] = "",
@@ -87,7 +90,9 @@ def report(
     runs: Annotated[
         list[str], typer.Argument(metavar="RUN...", help="What `measure --json` printed or `load` wrote.")
     ],
-    out: Annotated[str, typer.Option("-o", "--out", metavar="FILE", help="The page to write.")],
+    out: Annotated[
+        str, typer.Option("-o", "--out", metavar="FILE", help="Where the page goes; - prints it.")
+    ],
     prices: Prices = None,
     memory: Memory = 1769,
     architecture: Architecture = "x86_64",

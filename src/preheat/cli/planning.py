@@ -44,7 +44,10 @@ def plan(
         str | None, typer.Option(metavar="FILE", help="What is known of the platforms, and their prices.")
     ] = None,
     out: Annotated[
-        str | None, typer.Option("-o", "--out", metavar="FILE", help="Write a decision record, in Markdown.")
+        str | None,
+        typer.Option(
+            "-o", "--out", metavar="FILE", help="Write a decision record, in Markdown; - prints it."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

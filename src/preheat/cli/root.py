@@ -11,6 +11,7 @@ import typer
 
 app = typer.Typer(
     help="Serverless inference that starts hot.",
+    epilog="Where -o names a file, its folder is made and what was there is replaced; - is standard output.",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -30,17 +30,28 @@ def serve(
     """Serve a target until Ctrl-C: the same process as `PREHEAT_ARTIFACT=TARGET python -m preheat.server`."""
     import os
 
+    from .. import manifest
+    from ..server import FIRST_INHERITED, inherited_listener, listen
     from ..settings import Settings
-    from ..stores import open_store
+    from ..stores import Reference, open_store
 
     environ = listening_at({**os.environ, "PREHEAT_ARTIFACT": target}, port, host)
     shown = Settings.from_environ(environ)
+    # What cannot be served, and an address that cannot be had, are told before anything is said of serving.
     if not target.endswith(".py"):
-        open_store(target)  # what is no artifact's place is told before anything is said of serving it
-    sys.stderr.write(
-        f"serving {target} on http://{shown.host}:{shown.port} (/docs, /coldstart); Ctrl-C ends it\n"
-    )
+        place = open_store(target)
+        if not isinstance(place, Reference):
+            place.read(manifest.FILENAME, manifest.MAX_BYTES)
+    elif not os.path.isfile(target):
+        raise UsageError(f"{target} does not exist")
+    listener = inherited_listener(environ) or listen(shown.host, shown.port)
+    at = f"http://{shown.host}:{listener.getsockname()[1]}"
+    sys.stderr.write(f"serving {target} on {at} (/docs, /coldstart); Ctrl-C ends it\n")
     sys.stderr.flush()
+    # The server takes the socket over; the process's number stays.
+    os.dup2(listener.fileno(), FIRST_INHERITED)
+    os.set_inheritable(FIRST_INHERITED, True)
+    environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
     os.execve(sys.executable, [sys.executable, "-m", "preheat.server"], environ)  # noqa: S606
 
 

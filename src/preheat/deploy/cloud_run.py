@@ -46,14 +46,8 @@ def unit(facts: Facts, options: Options, tables: Tables) -> Unit:
         gpu=options.gpu > 0,
         wait_ms=options.wait_ms,
     )
-    needed = max(found.memory_mib, least_memory(limits, cpu, gpu=bool(options.gpu)))
+    needed = max(found.memory_mib, limits.least_memory(cpu, gpu=bool(options.gpu)))
     return container_spec.sized(facts, options, found._replace(memory_mib=needed))
-
-
-def least_memory(limits: CloudRun, cpu: int, *, gpu: bool) -> int:
-    """MiB that an instance must have."""
-    least = max(limits.memory_mb[0], limits.least_memory_mb.get(str(cpu), 0))
-    return max(least, limits.gpu.memory_mb) if gpu else least
 
 
 def startup_failures(unit: Unit, limits: CloudRun) -> int:

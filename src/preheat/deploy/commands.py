@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from .. import output
 from ..errors import UsageError
 from . import aws_tables, cost, fit, sizing
 from .facts import check_architecture, read
@@ -161,7 +162,7 @@ def _dollars(value: float) -> str:
 def render_sam(
     targets: Sequence[str],
     *,
-    out: str | None,
+    out: str,
     package: str,
     python: str,
     architecture: str | None,
@@ -183,15 +184,15 @@ def render_sam(
     template = render(
         functions,
         aws_tables.load(),
-        folder=out or ".",
+        folder="." if out == output.STDOUT else out,
         package=package,
         python=python,
         architecture=architecture,
         layers=layers,
     )
-    if out is None:
-        sys.stdout.write(template.text)
+    if out == output.STDOUT:
+        output.write(out, template.text)
     else:
         for path in write(template, out, force=force):
-            sys.stderr.write(f"wrote {path}\n")
+            output.wrote(path)
     return 0

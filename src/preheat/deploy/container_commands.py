@@ -7,6 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Literal
 
+from .. import output
 from ..errors import UsageError
 from . import container_tables, fit
 from .facts import Facts, read
@@ -22,7 +23,7 @@ Platform = Literal["knative", "cloudrun", "kserve"]
 SAID = {"knative": "a Knative service", "cloudrun": "a Cloud Run service"}
 
 
-def render(platform: Platform, target: str, options: Options, *, out: str | None, force: bool) -> int:
+def render(platform: Platform, target: str, options: Options, *, out: str, force: bool) -> int:
     """Write a manifest, or print it; gives the exit status. Raises UsageError."""
     try:
         from . import cloud_run, knative, kserve
@@ -31,11 +32,11 @@ def render(platform: Platform, target: str, options: Options, *, out: str | None
     text = {"knative": knative, "cloudrun": cloud_run, "kserve": kserve}[platform].render(
         _facts(target), options, container_tables.load()
     )
-    if out is None:
-        sys.stdout.write(text)
+    if out == output.STDOUT:
+        output.write(out, text)
         return 0
     for path in write({out: text}, force=force):
-        sys.stderr.write(f"wrote {path}\n")
+        output.wrote(path)
     return 0
 
 

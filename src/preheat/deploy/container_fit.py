@@ -14,7 +14,7 @@ from .container_tables import Tables
 from .facts import X86_64
 from .fit import Finding
 from .knative_fields import Needed, Wrong
-from .sizing import MARGIN, rounded_up
+from .sizing import needed_mb
 
 
 def on_knative(unit: Unit, tables: Tables) -> list[Finding]:
@@ -40,6 +40,7 @@ def on_cloudrun(unit: Unit, tables: Tables) -> list[Finding]:
         *_variants(unit),
         _memory(unit, tables, tmp_mib=unit.size.tmp_mib),
         _startup(unit, tables),
+        _shutdown(unit, tables),
         _concurrency(unit),
         *_sources(unit),
         *_ledger(unit),
@@ -92,7 +93,7 @@ def _variants(unit: Unit) -> Iterator[Finding]:
 
 def _memory(unit: Unit, tables: Tables, *, tmp_mib: int) -> Finding:
     size = unit.size
-    needed = rounded_up((size.rss_mib + tables.assumed.python_mib) * MARGIN, 64) + tmp_mib
+    needed = needed_mb(size.rss_mib, tables.assumed.python_mib) + tmp_mib
     tmp = f", {tmp_mib} for /tmp, which is memory" if tmp_mib else ""
     said = (
         f"{size.memory_mib} MiB, {needed} MiB needed: a measured peak of {size.rss_mib:.0f} MiB, "
@@ -210,7 +211,7 @@ def _cloudrun_limits(unit: Unit, tables: Tables) -> Iterator[Finding]:
     ):
         if not low <= value <= high:
             wrong.append((f"{flag} is {value}", f"set it between {low} and {high}"))
-    least = cloud_run.least_memory(limits, size.cpu, gpu=bool(unit.options.gpu))
+    least = limits.least_memory(size.cpu, gpu=bool(unit.options.gpu))
     if not least <= size.memory_mib <= limits.memory_mb[1]:
         has = f"{size.cpu} CPUs{' and a GPU' if unit.options.gpu else ''}"
         wrong.append((f"{size.memory_mib} MiB with {has}", f"set --memory {least} to {limits.memory_mb[1]}"))
@@ -231,3 +232,14 @@ def _startup(unit: Unit, tables: Tables) -> Finding:
         )
     probe = "TCP" if unit.options.tcp_probe else "HTTP, once a second: up to a second is added to a start"
     return _start(unit, f"startup probe: {probe}")
+
+
+def _shutdown(unit: Unit, tables: Tables) -> Finding:
+    """The platform is told by its names, as the server itself tells it."""
+    settings, environ = _environment(unit)
+    grace, allowed = grace_s(settings, {**environ, "K_SERVICE": unit.name}), tables.cloudrun.shutdown_s
+    said = f"Cloud Run ends an instance {allowed} s after SIGTERM, and the server takes up to {grace:g} s"
+    if grace >= allowed:
+        change = "leave PREHEAT_GRACE out, or set it to 8: what it still answers then would be cut off"
+        return Finding("shutdown", "beware", said, change)
+    return Finding("shutdown", "fits", said)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ..settings import Settings
 from .container_tables import Assumed
 from .facts import Facts
-from .sizing import CACHE_MIB, LEAST_TIMEOUT_S, MARGIN, MIB, figures, rounded_up
+from .sizing import CACHE_MIB, LEAST_TIMEOUT_S, MIB, Figures, figures, needed_mb, rounded_up
 
 QUEUE = Settings().queue
 """Places of the server's own queue (PREHEAT_QUEUE)."""
@@ -53,13 +53,14 @@ def size(
     counts as memory; ``gpu``: there is one. ``wait_ms``: how long a request may wait behind those
     that came before it to the same instance. Raises UsageError where the artifact was never measured.
     """
-    best, rss, session, first, steady, most_opened = figures(facts, architecture, gpu=gpu)
+    found = figures(facts, architecture, gpu=gpu)
+    best = found.best
     slower = max(facts.threads / cpu, 1.0)  # as if every thread of the measurement had been at work
-    request = steady * slower
+    request = found.steady_ms * slower
     fetched = facts.opened(best) if facts.stored else 0
-    init = assumed.import_ms + (session + first) * slower + fetched / MIB / assumed.fetch_mb_per_s * 1e3
-    tmp = rounded_up((most_opened / MIB if facts.stored else 0) + CACHE_MIB, 64)
-    memory = rounded_up((rss + assumed.python_mib) * MARGIN, 64) + (tmp if tmp_is_memory else 0)
+    model = (found.session_ms + found.first_ms) * slower
+    init = assumed.import_ms + model + fetched / MIB / assumed.fetch_mb_per_s * 1e3
+    memory, tmp = room(facts, found, assumed, tmp_is_memory=tmp_is_memory)
     longest_s = 2 * (init + request * max(facts.manifest.limits.batch, 1)) / 1e3
     least_s = max(LEAST_TIMEOUT_S + held_back_s, timeout_s[0])
     most_at_once = min(concurrency[1], QUEUE + cpu)
@@ -70,7 +71,13 @@ def size(
         concurrency=min(max(int(wait_ms / max(request, 0.1)), cpu, concurrency[0]), most_at_once),
         timeout_s=min(max(rounded_up(longest_s, 5), least_s), timeout_s[1]),
         tmp_mib=tmp,
-        rss_mib=rss,
+        rss_mib=found.rss_mib,
         init_ms=init,
         request_ms=request,
     )
+
+
+def room(facts: Facts, found: Figures, assumed: Assumed, *, tmp_is_memory: bool) -> tuple[int, int]:
+    """MiB of memory that a container needs, and what ``/tmp`` holds at most, in MiB too."""
+    tmp = rounded_up((found.most_opened / MIB if facts.stored else 0) + CACHE_MIB, 64)
+    return needed_mb(found.rss_mib, assumed.python_mib) + (tmp if tmp_is_memory else 0), tmp

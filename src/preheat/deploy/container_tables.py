@@ -32,9 +32,16 @@ class CloudRun(NamedTuple):
     cpu: Sequence[int]
     """Each number of CPUs that there is."""
     memory_mb: Sequence[int]
+    shutdown_s: int
+    """Seconds from SIGTERM to SIGKILL."""
     startup_s: int
     least_memory_mb: Mapping[str, int]
     gpu: Gpu
+
+    def least_memory(self, cpu: int, *, gpu: bool) -> int:
+        """MiB that an instance must have."""
+        least = max(self.memory_mb[0], self.least_memory_mb.get(str(cpu), 0))
+        return max(least, self.gpu.memory_mb) if gpu else least
 
 
 class Assumed(NamedTuple):

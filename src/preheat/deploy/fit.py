@@ -162,7 +162,7 @@ def _ephemeral(facts: Facts, plan: Plan, sizing: Sizing, tables: Tables) -> Iter
 
 
 def _memory(plan: Plan, sizing: Sizing, tables: Tables) -> Finding:
-    needed = needed_mb(sizing, tables)
+    needed = needed_mb(sizing.rss_mib, tables.assumed.python_mib)
     said = (
         f"{plan.memory_mb} MB, {needed} MB needed: a measured peak of {sizing.rss_mib:.0f} MiB and "
         f"{tables.assumed.python_mib:.0f} (assumed) beside it"

@@ -25,8 +25,8 @@ class Sizing(NamedTuple):
     timeout_s: int
     ephemeral_mb: int
     threads: int
-    rss_mib: float | None
-    """Measured peak of the largest variant that may run; None where none was measured."""
+    rss_mib: float
+    """Measured peak of the largest variant that may run."""
     init_ms: float
     """From process start to the first answer, everything fetched included."""
     request_ms: float
@@ -51,8 +51,11 @@ def size(
     Raises UsageError where the artifact was never measured, or ``run`` is of another one.
     """
     best, rss, session, first, steady, most_opened = figures(facts, architecture, objective)
-    needed = rounded_up((rss + tables.assumed.python_mib) * MARGIN, 64)
-    memory = max(needed, tables.limits.memory_per_cpu_mb) if memory_mb is None else memory_mb
+    memory = (
+        max(needed_mb(rss, tables.assumed.python_mib), tables.limits.memory_per_cpu_mb)
+        if memory_mb is None
+        else memory_mb
+    )
     cpus = memory / tables.limits.memory_per_cpu_mb
     slower = max(facts.threads / cpus, 1.0)  # as if every thread of the measurement had been at work
     request = steady * slower
@@ -106,9 +109,10 @@ def figures(facts: Facts, architecture: str, objective: str = "", *, gpu: bool =
     return Figures(best, rss, session, first, steady, max(facts.opened(v) for v in rooms))
 
 
-def needed_mb(sizing: Sizing, tables: Tables) -> int:
-    """The least memory that holds the model and what runs beside it, in MB."""
-    return rounded_up(((sizing.rss_mib or 0.0) + tables.assumed.python_mib) * MARGIN, 64)
+def needed_mb(rss_mib: float, python_mib: float) -> int:
+    """The least memory that holds the model and what runs beside it, in MB: one rule for every platform. Each
+    gives more where it sells none so small (Lambda: a whole vCPU comes with 1,769 MB; Cloud Run: 512)."""
+    return rounded_up((rss_mib + python_mib) * MARGIN, 64)
 
 
 def _portable(fits: list[Variant]) -> Variant:

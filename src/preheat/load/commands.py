@@ -7,8 +7,8 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
+from .. import output
 from ..errors import UsageError
 from ..measure import report as starts
 from . import compare as gate
@@ -41,6 +41,7 @@ def load(
 ) -> int:
     """Run and print; gives the exit status: 0; 1 where nothing was answered well, or the run could not be
     finished; 130 after Ctrl-C."""
+    output.make_room(out, as_json=as_json)
     found = read_scenario(find_scenario(scenario))
     place = named_target(target, headers)
     table = cost.table(prices)
@@ -65,8 +66,8 @@ def load(
     else:
         from rich.console import Console
 
-        show.summary(Console(), document, costs)
-    sys.stderr.write(f"wrote {out}\n")
+        show.summary(Console(stderr=out == output.STDOUT), document, costs)
+    output.wrote(out)
     if done.tail.get("cut") == CUT:
         return 130
     if done.samples and not document["good"]:
@@ -90,32 +91,30 @@ def compare(base: str, new: str, *, above: str, strict: bool, as_json: bool) -> 
     """Print the comparison; gives the exit status: 1 where something is a regression, and with ``strict``
     where something is undecided."""
     limit = gate.limit(above)
-    found = gate.compare(runs.read(base), runs.read(new), above=limit, points=POINTS)
+    found = gate.compare(*runs.read_all([base, new]), above=limit, points=POINTS)
+    fails = bool(found["regressions"] or (strict and found["undecided"]))
+    found["verdict"] = f"{'fails' if fails else 'passes'}: {show.reason(found, strict=strict)}"
     if as_json:
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
     else:
         from rich.console import Console
 
         show.comparison(Console(), found)
-    return 1 if found["regressions"] or (strict and found["undecided"]) else 0
+    return 1 if fails else 0
 
 
 def report(paths: Sequence[str], out: str, prices: str | None, on_lambda: cost.Lambda) -> None:
     """One page from the files of several runs: load tests first, then cold starts that were measured."""
-    loads: list[tuple[runs.Run, dict[str, Any], list[dict[str, Any]]]] = []
-    measured = []
     table = cost.table(prices)
-    for path in paths:
-        if runs.is_run(path):
-            one = runs.renamed(runs.read(path), [run.name for run, _, _ in loads])
-            loads.append((one, figures.summary(one), cost.costs(one, table, on_lambda)))
-        else:
-            measured.append(starts.load(path))
+    named = runs.read_all([path for path in paths if runs.is_run(path)])
+    wanted = f"{starts.WANTED}; or a load test's run, {runs.WRITTEN_BY}"
+    measured = [starts.load(path, wanted) for path in paths if not runs.is_run(path)]
+    loads = [(one, figures.summary(one), cost.costs(one, table, on_lambda)) for one in named]
+    output.make_room(out)  # before the drawing
     if not loads:
-        starts.write(out, starts.page(measured))
+        output.write(out, starts.page(measured))
     else:
         from . import page
 
-        starts.make_room(out)  # before the drawing
-        starts.write(out, page.page(loads, starts.body(measured) if measured else ""))
-    sys.stderr.write(f"wrote {out}\n")
+        output.write(out, page.page(loads, starts.body(measured) if measured else ""))
+    output.wrote(out)

@@ -6,16 +6,20 @@ The first line says what was run, each further one is a sample, the last one how
 from __future__ import annotations
 
 import json
+import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from .. import output
 from ..errors import UsageError
 from .samples import Sample
 
 SCHEMA = 1
 MARK = "preheat_load"
+WRITTEN_BY = "which `preheat load SCENARIO --target URL -o RUN.jsonl` writes"
 
 
 class Run(NamedTuple):
@@ -41,13 +45,14 @@ class Run(NamedTuple):
 
 
 class Writer:
-    """Of one run's file. Raises UsageError where it cannot be written."""
+    """Of one run's file; ``-`` is standard output. Raises UsageError where it cannot be written."""
 
     def __init__(self, path: str, head: Mapping[str, Any]) -> None:
         self.path = path
+        output.make_room(path)
         try:
-            Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
+            place = sys.stdout.fileno() if path == output.STDOUT else path
+            self._file = open(place, "w", encoding="utf-8", closefd=place is path)  # noqa: SIM115 - by __exit__
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror}") from None
         self._line({MARK: SCHEMA, **head})
@@ -104,22 +109,28 @@ def read(path: str) -> Run:
                 except (ValueError, KeyError, TypeError):
                     if line.endswith("\n"):
                         raise UsageError(
-                            f"{path}, line {number} is not of a run; `preheat load … -o RUN.jsonl` writes one"
+                            f"{path}, line {number} is not of a load test's run, {WRITTEN_BY}"
                         ) from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise UsageError(f"{path} is not a run: not text") from None
+        raise UsageError(f"{path} is no text, and no load test's run, {WRITTEN_BY}") from None
     if not head:
-        raise UsageError(f"{path} is not a run: it is empty")
+        raise UsageError(f"{path} is empty, and no load test's run, {WRITTEN_BY}")
     return Run(head, samples, tail)
 
 
-def renamed(run: Run, taken: Sequence[str]) -> Run:
-    """The run under a name that no other one has."""
-    if run.name not in taken:
-        return run
-    number = 2
-    while f"{run.name} {number}" in taken:
-        number += 1
-    return run._replace(head={**run.head, "label": f"{run.name} {number}"})
+def read_all(paths: Sequence[str]) -> list[Run]:
+    """Runs under names of which no two are the same: their labels; else what their scenarios are called, or
+    their files where those do not differ; with a number where these are the same too. Raises as ``read``."""
+    found = [read(path) for path in paths]
+    names = Counter(run.name for run in found)
+    told: list[Run] = []
+    for path, run in zip(paths, found, strict=True):
+        plain = run.name if run.head.get("label") or names[run.name] == 1 else Path(path).stem
+        name, taken = plain, {one.name for one in told}
+        number = 2
+        while name in taken:
+            name, number = f"{plain} {number}", number + 1
+        told.append(run._replace(head={**run.head, "label": name}))
+    return told

@@ -164,6 +164,23 @@ def comparison(console: Console, found: Mapping[str, Any]) -> None:
     console.print(table)
     for name, why in found["cut"].items():
         console.print(Text(f"{name} was cut short: {why}", style="yellow"))
+    console.print(Text(found["verdict"]), soft_wrap=True)
+
+
+def reason(found: Mapping[str, Any], *, strict: bool) -> str:
+    """Why a comparison passes or fails, in a line."""
+    rows = found["rows"]
+    worse = [row for row in rows if row["verdict"] == "regression"]
+    undecided = ", ".join(row["what"] for row in rows if row["verdict"] == "undecided")
+    if worse:
+        named = ", ".join(f"{row['what']} ({change(row)})" for row in worse)
+        return f"{len(worse)} of {len(rows)} figures got worse past the limit: {named}"
+    if not undecided:
+        return f"none of {len(rows)} figures got worse past the limit"
+    strictly = "which --strict does not let pass" if strict else "which only --strict would not let pass"
+    if all(row["verdict"] == "undecided" for row in rows):
+        return f"nothing was decided, {strictly}: it takes more samples"
+    return f"no figure got worse past the limit for certain; undecided: {undecided}, {strictly}"
 
 
 STYLES = {"regression": "red", "better": "green", "no regression": "", "undecided": "yellow"}

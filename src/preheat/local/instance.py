@@ -52,6 +52,7 @@ class Instance:
         process: Process,
         port: int,
         output: int,
+        asked_ns: int,
         changed: Callable[[Instance], None],
     ) -> None:
         self.name = name
@@ -64,9 +65,9 @@ class Instance:
         self.port = port
         self.state = State.STARTING
         self.born = time.time()
-        self.spawned_ns = time.perf_counter_ns()
         self.ready_ms: float | None = None
-        """From the spawn until the gateway knew of its readiness."""
+        """From the moment in which the gateway asked for it until it knew of its readiness; of a clone: until
+        it was forked, as it has its model from then on."""
         self.in_flight = 0
         self.answered = 0
         self.used = time.monotonic()
@@ -76,6 +77,8 @@ class Instance:
         self.why = ""
         """Why the gateway ends it, as a slug, where that is not for want of work: never_ready,
         memory_limit."""
+        self.drained_for = ""
+        """Why the gateway lets it end, in words; empty where it does not."""
         self.code = ""
         """How it ended, as a slug; empty while it runs."""
         self.said = ""
@@ -87,6 +90,7 @@ class Instance:
         self._was = State.STARTING
         self._exchange = Exchange(port)
         self._output = output
+        self._asked_ns = asked_ns
         self._changed = changed
 
     @property
@@ -113,7 +117,7 @@ class Instance:
         self._exchange.close()
         self.code = self._code(killed())
         last = self.lines[-1] if self.lines and self.code != "stopped" else ""
-        self.said = f"{ended(status)}{': ' + last if last else ''}"
+        self.said = "; ".join(filter(None, (self.drained_for, ended(status)))) + (f": {last}" if last else "")
         self.over.set()
         self._changed(self)
 
@@ -173,7 +177,7 @@ class Instance:
         """It has said so, or has run a request."""
         if self.state is State.STARTING:
             self.state = State.READY
-            self.ready_ms = (time.perf_counter_ns() - self.spawned_ns) / 1e6
+            self.ready_ms = (time.perf_counter_ns() - self._asked_ns) / 1e6
             if self.in_flight == 0:
                 self._ask_report()
             self._changed(self)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 
 from ..errors import FailedStartError, PreheatError, ShedError, TimedOutError
+from ..waterfall import milliseconds
 from . import starts
 from .instance import Instance, State
 from .limits import Limits, anonymous_mib
@@ -33,6 +34,7 @@ KINDS = ("fresh", "fork", "criu")
 """How instances may start: ``starts.py``, ``forking.py``, ``restoring.py``."""
 BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds until the next start after so many failures in a row; the first may have been an accident."""
+SCALED_DOWN = "scaled down"
 KEPT_ENDED = 30
 """Instances that have ended and are still told of."""
 
@@ -202,23 +204,23 @@ class Pool:
         surplus = len(alive) - wanted
         if surplus > 0:
             for one in self.idle[:surplus]:
-                self.drain_one(one)
+                self.drain_one(one, SCALED_DOWN)
         self._dispatch()
 
-    def drain_one(self, instance: Instance) -> None:
-        """Let an instance answer what it has, and end it."""
-        instance.state = State.DRAINING
+    def drain_one(self, instance: Instance, why: str) -> None:
+        """Let an instance answer what it has, and end it. ``why``: in words, for the log and the page."""
+        instance.state, instance.drained_for = State.DRAINING, why
         self._task(self._drain(instance))
 
     def make_room(self) -> None:
         """Give an idle instance up for another pool's sake, and want it back when somebody asks only."""
-        self.drain_one(self.idle[0])
+        self.drain_one(self.idle[0], "it made room for another tenant's")
         self.scaler.forget()
 
     def renew(self) -> None:
         """Let every instance that there is end, and have others made."""
         for one in self.alive:
-            self.drain_one(one)
+            self.drain_one(one, "its artifact is another one by now")
         self.scale_soon()
 
     async def scale_to(self, count: int, timeout_s: float) -> bool:
@@ -230,7 +232,7 @@ class Pool:
         self.retry_at = 0.0
         leaving = self.alive[count:]
         for one in leaving:
-            self.drain_one(one)
+            self.drain_one(one, SCALED_DOWN)
         until = time.monotonic() + timeout_s
         self.scale_soon()
         try:
@@ -261,7 +263,7 @@ class Pool:
         """Drain every instance; returns when all have ended."""
         self.draining = True
         for one in self.alive:
-            self.drain_one(one)
+            self.drain_one(one, "the gateway ends")
         await asyncio.gather(*self._lives, return_exceptions=True)
 
     def kill(self) -> None:
@@ -305,7 +307,7 @@ class Pool:
     def _start(self) -> None:
         """Start one more. Raises PreheatError."""
         name = f"{self.name}-{next(self._numbers)}"
-        process = None
+        process, asked_ns = None, time.perf_counter_ns()
         output, written = os.pipe()
         try:
             with starts.listener() as listener:
@@ -324,7 +326,9 @@ class Pool:
             raise FailedStartError(said, code="disk_full" if full else "failed_start") from None
         finally:
             os.close(written)
-        instance = Instance(name, self._starter.kind, self.tenant, process, port, output, self._moved)
+        instance = Instance(
+            name, self._starter.kind, self.tenant, process, port, output, asked_ns, self._moved
+        )
         self.instances.append(instance)
         self._starting.now += 1
         self._task(instance.live(self.options.start_timeout_s, lambda: self._limits.killed(name)))
@@ -335,7 +339,8 @@ class Pool:
         """An instance became ready, or has ended."""
         if instance.state is State.READY:
             self._starting.now -= 1
-            sys.stderr.write(f"{instance.name}  ready after {instance.ready_ms or 0:.0f} ms\n")
+            how = ", forked from its template" if instance.kind == "fork" else ""
+            sys.stderr.write(f"{instance.name}  ready after {milliseconds(instance.ready_ms or 0.0)}{how}\n")
         else:
             sys.stderr.write(f"{instance.name}  {instance.said}\n")
             if instance.ready_ms is None:

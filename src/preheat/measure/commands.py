@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from .. import output
 from ..errors import UsageError
 from . import report as reports
 from . import show
@@ -31,7 +32,7 @@ def measure(
     if platform not in ("process", "lambda"):
         raise UsageError(f"--platform must be process or lambda, not {platform!r}")
     if report is not None:
-        reports.make_room(report)
+        output.make_room(report, as_json=as_json)
     with show.progress(f"measuring {os.path.basename(os.path.normpath(target))}") as tell:
         found = measured(
             target,
@@ -45,11 +46,11 @@ def measure(
             progress=tell,
         )
     if report is not None:
-        reports.write(report, reports.page([found]))
+        output.write(report, reports.page([found]))
     if as_json:
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
     else:
-        show.report(found)
+        show.report(found, aside=report == output.STDOUT)
     if report is not None:
-        sys.stderr.write(f"wrote {report}\n")
+        output.wrote(report)
     return 0 if all(row["correct"] and not row.get("floor_wrong") for row in found["rows"]) else 1

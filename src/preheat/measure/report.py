@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -20,41 +19,23 @@ LEGEND = (
 FLOOR = "Floor: interpreter, onnxruntime, the task's library, one session, one inference, a bare socket."
 
 
-def load(path: str) -> dict[str, Any]:
-    """Read a file that `preheat measure --json` printed. Raises UsageError for anything else."""
+WANTED = "measured cold starts are wanted, which `preheat measure TARGET --json > RUN.json` writes"
+
+
+def load(path: str, wanted: str = WANTED) -> dict[str, Any]:
+    """Read a file that `preheat measure --json` printed. Raises UsageError for anything else, with what is
+    ``wanted``."""
     try:
         with open(path, encoding="utf-8") as file:
             report = json.load(file)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not JSON: {error}") from None
+    except (ValueError, RecursionError):
+        raise UsageError(f"{path} is no JSON document; {wanted}") from None
     if not _is_report(report):
-        raise UsageError(f"{path} is not a report; `preheat measure TARGET --json` prints one")
+        raise UsageError(f"{path} holds something else; {wanted}")
     found: dict[str, Any] = report
     return found
-
-
-def make_room(path: str) -> None:
-    """Make the folder that a page goes to. Raises UsageError where the page could not be written: better
-    before minutes of measuring than after."""
-    folder = os.path.dirname(os.path.abspath(path))
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
-    if os.path.isdir(path) or not os.access(folder, os.W_OK):
-        raise UsageError(f"{path} cannot be written: name a file in a folder of yours")
-
-
-def write(path: str, text: str) -> None:
-    """Write a page, its folder made where there is none. Raises UsageError where that cannot be done."""
-    make_room(path)
-    try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def page(reports: Sequence[Mapping[str, Any]]) -> str:
@@ -88,10 +69,8 @@ def _section(report: Mapping[str, Any], row: Mapping[str, Any], key: str) -> lis
     if not total:
         return [f"<h2>{_e(title)}</h2><p>No start gave a correct answer.</p>", _wrong(row)]
     caches = "page cache kept" if report["caches"] == "kept" else f"page cache {report['caches']}"
-    fresh = row.get("start", "fresh") == "fresh"
-    began = "spawn" if fresh else "the request" if row["start"] == "fork" else "the restore's spawn"
-    what = "fresh processes" if fresh else "instances"
-    lead = f"from {began} to the first correct answer: median of {row['samples']} {what}, {caches}"
+    what = "fresh processes" if row.get("start", "fresh") == "fresh" else "instances"
+    lead = f"from {began(row)} to the first correct answer: median of {row['samples']} {what}, {caches}"
     figures = [(label(name), figure) for name, figure in row["phases"].items()]
     rows = [_figures(name, figure) for name, figure in [*figures, ("total", total)]]
     typical, notes, floor = dict(row["typical"]), LEGEND, row.get("floor_ms")
@@ -106,6 +85,12 @@ def _section(report: Mapping[str, Any], row: Mapping[str, Any], key: str) -> lis
         table(HEADS, rows),
         _wrong(row),
     ]
+
+
+def began(row: Mapping[str, Any]) -> str:
+    """From what on a row's totals are counted, in words."""
+    kind = row.get("start", "fresh")
+    return {"fresh": "spawn", "fork": "the request"}.get(kind, "the restore's spawn")
 
 
 def _named(report: Mapping[str, Any], row: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from ..waterfall import label, milliseconds
 from . import spans
+from .report import began
 from .run import Progress as Tell
 
 
@@ -30,9 +31,9 @@ def progress(what: str) -> Iterator[Tell]:
         yield tell
 
 
-def report(found: Mapping[str, Any]) -> None:
-    """Print a report as tables, one for each row."""
-    console = Console()
+def report(found: Mapping[str, Any], *, aside: bool = False) -> None:
+    """Print a report as tables, one for each row. ``aside``: on standard error."""
+    console = Console(stderr=aside)
     for row in found["rows"]:
         console.print(_table(found, row))
         for wrong in [*row["wrong"], *row.get("floor_wrong", ())]:
@@ -70,7 +71,8 @@ def _table(found: Mapping[str, Any], row: Mapping[str, Any]) -> Table:
     memory = f", {row['pss_mib']:g} MiB (PSS)" if row["pss_mib"] else ""
     under = " under the Lambda emulator" if found["platform"] == "lambda" else ""
     caption = (
-        f"{row['samples']} {what}{under}, page cache {found['caches']}, "
+        f"{row['samples']} {what}{under}, from {began(row)} to the first correct answer, page cache "
+        f"{found['caches']}, "
         f"{row['threads']} threads{memory}; 95 % interval of the median by order statistics "
         "(below six samples: the extremes)"
     )

@@ -10,8 +10,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from .. import output
 from ..errors import PreheatError, UsageError
-from . import report as reports
 from . import target as targets
 from .client import Response, connect, free_port, read_response, request
 from .start import START_S, ask_for_phases, last_words, spawn, stop
@@ -26,6 +26,8 @@ def tryout(location: str, paths: Sequence[str], *, report: str | None, as_json: 
     files the request that the artifact recorded is sent. Raises UsageError for a file that cannot be read,
     PreheatError where the server does not start.
     """
+    if report is not None:
+        output.make_room(report, as_json=as_json)
     target = targets.find(location, os.environ)
     asked = [(path, _file(path, target)) for path in paths] or [("the recorded request", _sample(target))]
     contender = targets.server(target)
@@ -56,12 +58,12 @@ def tryout(location: str, paths: Sequence[str], *, report: str | None, as_json: 
     if report is not None:
         from ..waterfall import page
 
-        reports.write(report, page(coldstart))
-    _print(answers, coldstart, began, ended, as_json)
+        output.write(report, page(coldstart))
+    _print(answers, coldstart, began, ended, as_json, aside=report == output.STDOUT)
     if any(response.status >= 500 for _, response in answers):
         sys.stderr.write(f"the server's log:\n{log}")
     if report is not None:
-        sys.stderr.write(f"wrote {report}\n")
+        output.wrote(report)
     return 0 if all(response.status == 200 for _, response in answers) else 1
 
 
@@ -93,6 +95,8 @@ def _print(
     began: int,
     ended: int,
     as_json: bool,
+    *,
+    aside: bool,
 ) -> None:
     if as_json:
         document = {
@@ -114,7 +118,7 @@ def _print(
 
     from .show import cold_start
 
-    console = Console()
+    console = Console(stderr=aside)
     for name, response in answers:
         start = response.headers.get("x-preheat-start", response.headers.get("x-preheat-outcome", "-"))
         text = json.dumps(_body(response), ensure_ascii=False)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ..deploy import container_size, container_tables, sizing
 from ..deploy.aws_tables import Prices, Tables
 from ..deploy.cost import MONTH_S
 from ..deploy.facts import Facts
@@ -36,6 +37,7 @@ class Known(NamedTuple):
     facts: Facts
     architecture: str
     tables: Tables
+    containers: container_tables.Tables
     prices: Prices
     platforms: Platforms
     run: Mapping[str, Any] | None
@@ -146,11 +148,19 @@ def _autoscaled(option: Option, known: Known, traffic: Traffic, draws: Draws) ->
         run=known.run,
         latency_ms=known.latency_ms,
     )
-    found = found._replace(memory_mb=max(found.needed_mb, 512))
+    found = found._replace(memory_mb=_container_mb(known, option.platform, cpus))
     taken = times(draws, found.request, found.start, platform.cold_s, platform.warm_s)
     settings = settings_of(option, platform)
     outcome = scaled.simulate(traffic.arrivals, traffic.span_s, taken, settings)
     return Candidate(option, found, outcome, _container_cost(outcome, cpus, found, platform, traffic))
+
+
+def _container_mb(known: Known, platform: str, cpus: float) -> int:
+    """What `preheat render` gives a container there, in MB."""
+    on_cloud_run, (_, cloudrun, assumed) = platform == "cloudrun", known.containers
+    found = sizing.figures(known.facts, known.architecture)
+    memory, _ = container_size.room(known.facts, found, assumed, tmp_is_memory=on_cloud_run)
+    return max(memory, cloudrun.least_memory(math.ceil(cpus), gpu=False)) if on_cloud_run else memory
 
 
 def settings_of(option: Option, platform: Autoscaled) -> scaled.Settings:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from ..deploy import aws_tables, cost
+from .. import output
+from ..deploy import aws_tables, container_tables, cost, sizing
 from ..deploy.facts import Facts, check_architecture, read
 from ..errors import UsageError
 from . import objective as objectives
@@ -48,7 +49,7 @@ def plan(
 ) -> int:
     """Plan and print; gives the exit status: 0 an option meets the objective, 1 none does. ``out``: where the
     decision record goes."""
-    from ..measure.report import load, make_room, write
+    from ..measure.report import load
 
     wanted = objectives.parse(objective)
     if latency_ms is not None and not 0 < latency_ms <= LONGEST_MS:
@@ -56,7 +57,7 @@ def plan(
     chosen = options.parse(named)
     table = platforms.load(platforms_path)
     if out is not None:
-        make_room(out)
+        output.make_room(out, as_json=as_json)
     if architecture is not None:
         check_architecture(architecture)
     tables = aws_tables.load()
@@ -67,6 +68,7 @@ def plan(
         facts,
         architecture,
         tables,
+        container_tables.load(),
         aws_tables.prices(tables, region, architecture, prices),
         table,
         None if run is None else load(run),
@@ -93,13 +95,13 @@ def plan(
         "prices": known.prices._asdict(),
     }
     if out is not None:
-        write(out, record(found, datetime.now(UTC).date()))
+        output.write(out, record(found, datetime.now(UTC).date()))
     if as_json:
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
     else:
         from rich.console import Console
 
-        _show(Console(), found)
+        _show(Console(stderr=out == output.STDOUT), found)
     return 0 if decision.chosen is not None else 1
 
 
@@ -149,6 +151,15 @@ def _assumptions(candidates: Sequence[Candidate], known: Known, met: traffic.Tra
         f"The traffic stands for every month: {met.span_s:,.0f} s of it, times as many as fit. It begins "
         "with no instance but the least and the provisioned ones.",
     ]
+    least = {
+        options.LAMBDA: f"on Lambda a vCPU's {known.tables.limits.memory_per_cpu_mb:,} MB at least",
+        "cloudrun": f"on Cloud Run {known.containers.cloudrun.memory_mb[0]} MiB at least",
+    }
+    memory = (
+        f"An instance has the memory that `preheat render` gives it: the measured peak, "
+        f"{known.tables.assumed.python_mib:g} MiB beside it and {sizing.MARGIN - 1:.0%} more"
+    )
+    lines.append("; ".join([memory, *(said for name, said in least.items() if name in used)]) + ".")
     if known.run is None:
         lines.append(
             f"Interpreter and imports take {known.tables.assumed.import_ms:g} ms at one CPU: `preheat "
@@ -168,12 +179,20 @@ def _assumptions(candidates: Sequence[Candidate], known: Known, met: traffic.Tra
     for name, platform in known.platforms.autoscaled.items():
         if name in used:
             price = platform.price
+            before = (
+                f"{_between(platform.cold_s)} before a start" if any(platform.cold_s) else "a start as it is"
+            )
+            charged = (
+                "nothing is charged: the machine is there anyway."
+                if price.free
+                else f"${price.cpu_s * 3600:.4f} a CPU-hour, ${price.gib_s * 3600:.4f} a GiB-hour as of "
+                f"{price.date} ({price.source}){'' if price.checked else ', not checked since'}."
+            )
             lines += [
-                f"{name}: {_between(platform.cold_s)} before a start, {_between(platform.warm_s)} with each "
-                f"answer, a window of {platform.window_s:g} s, a decision every {platform.tick_s:g} s, "
+                f"{name}: {before}, {_between(platform.warm_s)} with each answer, a window of "
+                f"{platform.window_s:g} s, a decision every {platform.tick_s:g} s, "
                 f"{platform.utilization:.0%} of the concurrency aimed at ({platform.source}).",
-                f"{name}: ${price.cpu_s * 3600:.4f} a CPU-hour, ${price.gib_s * 3600:.4f} a GiB-hour as of "
-                f"{price.date} ({price.source}){'' if price.checked else ', not checked since'}.",
+                f"{name}: {charged}",
             ]
     return lines
 
@@ -201,7 +220,8 @@ def _risks(
         lines.append("up: its instances are simulated as if none took another one's CPU.")
     if any(one.option.platform in ("knative", "cloudrun") for one in candidates):
         lines.append("No image is pulled in these starts: on a node without it a start takes as much longer.")
-    lines.append("Prices are list prices, and the platforms' own parts of a start change without notice.")
+    if any(one.monthly for one in candidates):
+        lines.append("Prices are list prices, and the platforms' own parts of a start change without notice.")
     return lines
 
 

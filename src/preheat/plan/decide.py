@@ -90,7 +90,8 @@ def _why(judged: Sequence[Judged], chosen: Judged | None, objective: Sequence[Bo
     lines = [f"{chosen.name} is {rank} {wanted}: ${chosen.total:,.2f} a month."]
     if len(meeting) > 1:
         second = meeting[1]
-        lines.append(f"Next is {second.name}, for ${second.total - chosen.total:,.2f} more.")
+        more = round(second.total - chosen.total, 2)
+        lines.append(f"Next is {second.name}, for {f'${more:,.2f} more' if more else 'as much'}.")
     cheaper = [one for one in judged if one.missed and one.total < chosen.total]
     lines += [f"{one.name} is cheaper (${one.total:,.2f}), and {'; '.join(one.missed)}." for one in cheaper]
     return lines

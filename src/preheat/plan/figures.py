@@ -69,7 +69,7 @@ def figures(
         start=start.times(sized.init_ms / 1e3),
         request=steady.times((sized.request_ms if latency_ms is None else latency_ms) / 1e3),
         memory_mb=min(max(sized.memory_mb, least), most) if memory_mb is None else memory_mb,
-        needed_mb=sizing.needed_mb(sized, tables),
+        needed_mb=sizing.needed_mb(sized.rss_mib, tables.assumed.python_mib),
         ephemeral_mb=sized.ephemeral_mb,
         variant=sized.variant,
         measured_start=sized.measured_init,

@@ -40,6 +40,11 @@ class Price(NamedTuple):
     idle_gib_s: float
     request: float
 
+    @property
+    def free(self) -> bool:
+        """Whether nothing is charged."""
+        return not (self.cpu_s or self.gib_s or self.idle_cpu_s or self.idle_gib_s or self.request)
+
 
 class Autoscaled(NamedTuple):
     """The names are those of ``local/scaling.py``'s Policy, where they are there."""

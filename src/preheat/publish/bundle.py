@@ -15,7 +15,8 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ..errors import ConflictError, StoreError, UsageError
+from .. import output
+from ..errors import ConflictError, StoreError
 from ..manifest import digest_of
 from ..remote import open_remote
 from ..settings import Settings
@@ -73,9 +74,8 @@ def export(
 
     progress = progress or Progress()
     reference = parse(location)
+    output.make_room(out)
     folder = os.path.dirname(os.path.abspath(out))
-    if not os.path.isdir(folder):
-        raise UsageError(f"{folder} is not a folder")
     bucket = Bucket(reference.root, Deadline(settings.fetch_timeout))
     head = _head(bucket, reference, sign)
     with told(out), tempfile.TemporaryDirectory(prefix=".preheat-export-", dir=folder) as staging:

@@ -75,7 +75,8 @@ def print_listing(console: Console, found: dict[str, Any]) -> None:
     from rich import box
     from rich.table import Table
 
-    table = Table("artifact", "version", "aliases", "published", "MB", "variants", box=box.SIMPLE_HEAD)
+    table = Table("artifact", "version", "aliases", "published, UTC", "MB", "variants", box=box.SIMPLE_HEAD)
+    table.columns[1].no_wrap = table.columns[3].no_wrap = True
     for artifact in found["artifacts"]:
         epochs = {alias["alias"]: alias["epoch"] for alias in artifact["aliases"]}
         for row in artifact["versions"]:
@@ -84,7 +85,7 @@ def print_listing(console: Console, found: dict[str, Any]) -> None:
                 artifact["name"],
                 row["version"][:12],
                 names,
-                row["published"],
+                row["published"][:16].replace("T", " "),
                 f"{row['bytes'] / 1e6:.1f}",
                 ", ".join(row["variants"]),
             )

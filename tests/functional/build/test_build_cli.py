@@ -289,6 +289,15 @@ def test_inspect_names_what_does_not_run_here(artifact: Path) -> None:
     assert preheat("inspect", artifact, "--json").json()["refused"]["packed"].startswith("made for riscv64")
 
 
+def test_variants_that_are_left_out_for_one_reason_share_a_line(artifact: Path) -> None:
+    reason = {"left_out": "there is no weight to speak of"}
+    _edit(
+        artifact / "manifest.json",
+        lambda document: document["measurements"]["variants"].update(mapped=reason, packed=reason),
+    )
+    assert "left out: mapped, packed: there is no weight to speak of\n" in preheat("inspect", artifact).out
+
+
 def test_inspect_finds_what_is_wrong_with_the_files(artifact: Path) -> None:
     weights = artifact / "variants" / "mapped" / "model.weights"
     changed = bytearray(weights.read_bytes())

@@ -17,6 +17,7 @@ from preheat.manifest import load
 
 from ...conftest import ROOT, serving
 from ..store import servers
+from ..store.samples import succeeds
 from .image import Image, assemble, instructions
 
 DOCKERFILES = [ROOT / "knative" / f"Dockerfile.{name}" for name in ("cpu", "gpu")]
@@ -160,8 +161,7 @@ def test_the_model_may_be_fetched_into_tmp_in_place_of_being_baked_in(
     assert manifest.sample is not None
     with servers.moto() as endpoint:
         store = endpoint.at("image/filetype")
-        publish = [sys.executable, "-m", "preheat", "publish", str(filetype_artifact), store]
-        subprocess.run(publish, check=True, capture_output=True, env={**os.environ, **endpoint.environ})
+        succeeds(endpoint.environ, "publish", filetype_artifact, store)
         environ = isolated.stage.environ | endpoint.environ | {"PATH": os.environ["PATH"]}
         del environ["PREHEAT_ARTIFACT"]
         command = isolated.command(*isolated.entry)

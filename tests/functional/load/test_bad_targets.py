@@ -219,8 +219,8 @@ def test_a_place_that_cannot_be_written(scenario: Callable[[str], Path], tmp_pat
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("", "it is empty"),
-        ("{}\n", "line 1 is not of a run"),
+        ("", "is empty, and no load test's run"),
+        ("{}\n", "line 1 is not of a load test's run, which `preheat load SCENARIO"),
         ('{"preheat_load": 9}\n', "schema 9"),
         ("x\n", "line 1"),
     ],

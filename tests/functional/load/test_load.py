@@ -64,6 +64,17 @@ def test_cold_is_told_from_warm_by_the_server(
     assert summary(again)["latency"] == found["latency"]
 
 
+def test_a_run_can_be_piped(load: Load, out: Path) -> None:
+    steps = '[[steps]]\narrivals = "burst"\ncount = 3\n'
+    with answering(plain) as url:
+        done = load(steps, url, "-o", "-")
+    assert done.returncode == 0, done.stderr
+    out.parent.mkdir()
+    out.write_text(done.stdout)
+    assert len(runs.read(str(out)).samples) == 3
+    assert "what these requests cost" in done.stderr
+
+
 def test_what_is_not_as_asked_is_counted_and_in_no_statistic(filetype_server: Server, load: Load) -> None:
     filetype_server.request("POST", "/predict", {"content": "aW1wb3J0IHN5cwo="})
     steps = '[[steps]]\narrivals = "burst"\ncount = 5\nexpect = "cold"\n'
@@ -308,12 +319,16 @@ def test_a_slower_server_is_a_regression_with_its_phase(load: Load, out: Path, t
             delay[0] = 0.06 if path is slow else 0.02
             assert load(steps, url, "--label", path.stem).returncode == 0
             out.rename(path)
-    assert preheat("compare", base, same, "--fail-above", "100%").returncode == 0
+    done = preheat("compare", base, same, "--fail-above", "100%")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1].startswith("passes: ")
     done = preheat("compare", base, slow, "--fail-above", "10%", COLUMNS="160")
     assert done.returncode == 1, done.stdout
     assert "regression, by: run" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("fails: ")
     told = json.loads(preheat("compare", base, slow, "--json").stdout)
     assert told["regressions"] >= 1
+    assert "figures got worse past the limit: warm p50" in told["verdict"]
     rows = {row["what"]: row for row in told["rows"]}
     assert rows["warm p50"]["phase"]["grew_ms"][0] == pytest.approx(40, abs=8)
     assert rows["failed"]["verdict"] != compare.WORSE

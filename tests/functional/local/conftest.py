@@ -20,6 +20,7 @@ from preheat.measure.client import free_port
 from preheat.measure.start import children
 
 from ...conftest import ROOT, Answer, Server
+from ..store.samples import publish
 
 KIND = {"content-type": "application/octet-stream"}
 APP = """
@@ -194,17 +195,20 @@ def version_of(instance: Any) -> str:
 
 
 @pytest.fixture
+def kind(request: pytest.FixtureRequest) -> str:
+    """How instances start, by a test's parameter; for CRIU there has to be one."""
+    if request.param == "criu":
+        request.getfixturevalue("criu_program")
+    named: str = request.param
+    return named
+
+
+@pytest.fixture
 def store(filetype_artifact: Path, tmp_path: Path) -> str:
     """A store with one version of an artifact, which ``prod`` names."""
     place = f"file://{tmp_path}/store/filetype"
     publish(filetype_artifact, place)
     return place
-
-
-def publish(artifact: Path, place: str) -> None:
-    """Let ``prod`` name what a folder holds."""
-    command = [sys.executable, "-m", "preheat", "publish", str(artifact), place, "--alias", "prod"]
-    subprocess.run(command, capture_output=True, check=True)
 
 
 def shared(pid: int) -> set[str]:

@@ -11,15 +11,14 @@ from pathlib import Path
 import pytest
 
 from ...conftest import gone, revise
-from .conftest import KIND, Up, publish, template, up, version_of
+from ..store.samples import publish
+from .conftest import KIND, Up, template, up, version_of
 
 
-@pytest.mark.parametrize("kind", ["fork", "criu"])
+@pytest.mark.parametrize("kind", ["fork", "criu"], indirect=True)
 def test_instances_drain_onto_what_the_alias_names(
-    store: str, filetype_artifact: Path, tmp_path: Path, kind: str, request: pytest.FixtureRequest
+    store: str, filetype_artifact: Path, tmp_path: Path, kind: str
 ) -> None:
-    if kind == "criu":
-        request.getfixturevalue("criu_program")
     shutil.copytree(filetype_artifact, tmp_path / "next")
     following = revise(tmp_path / "next", "second")
     with up(tmp_path, f"{store}@prod", "--start", kind) as gateway:

@@ -40,13 +40,9 @@ def held(gateway: Up) -> Held:
 
 
 @pytest.mark.timeout(60 + 5 * CYCLES)
-@pytest.mark.parametrize(("kind", "kept"), [("fresh", 0), ("fork", 1), ("criu", 1)])
-def test_cycles_leave_nothing_behind(
-    filetype_artifact: Path, tmp_path: Path, kind: str, kept: int, request: pytest.FixtureRequest
-) -> None:
+@pytest.mark.parametrize(("kind", "kept"), [("fresh", 0), ("fork", 1), ("criu", 1)], indirect=["kind"])
+def test_cycles_leave_nothing_behind(filetype_artifact: Path, tmp_path: Path, kind: str, kept: int) -> None:
     """``kept``: processes that stay at zero: the template."""
-    if kind == "criu":
-        request.getfixturevalue("criu_program")
     (tmp_path / "tmp").mkdir()
     pids: list[int] = []
     mapped: set[str] = set()

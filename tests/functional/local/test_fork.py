@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import re
 import signal
 import time
 from collections import Counter
@@ -27,6 +28,13 @@ def test_a_burst_on_an_idle_function_is_answered_whole_and_once(told: Path, tmp_
         assert len({one["pid"] for one in found}) == 8
         for one in found:
             assert one["kind"] == "fork"
+            # Asking the template and its fork take time, and the clone's own restore goes on after it.
+            assert 0 < one["ready_ms"] < 5000
+        told_of = re.findall(
+            r"^told-\d+  ready after (\S+) ms, forked from its template$", gateway.log.read_text(), re.M
+        )
+        assert len(told_of) >= 8
+        assert all(float(figure) > 0 for figure in told_of)
         assert gateway.scale(0).status == 200
         assert gone([one["pid"] for one in found])
         assert gateway.predict().headers["x-preheat-start"] == "restored"

@@ -11,12 +11,8 @@ import pytest
 from .conftest import up
 
 
-@pytest.mark.parametrize("kind", ["fresh", "fork", "criu"])
-def test_each_tenant_has_instances_of_its_own(
-    told: Path, tmp_path: Path, kind: str, request: pytest.FixtureRequest
-) -> None:
-    if kind == "criu":
-        request.getfixturevalue("criu_program")
+@pytest.mark.parametrize("kind", ["fresh", "fork", "criu"], indirect=True)
+def test_each_tenant_has_instances_of_its_own(told: Path, tmp_path: Path, kind: str) -> None:
     keys = tmp_path / "keys.json"
     names = ("acme", "beta", "gamma")
     digests = {name: "sha256:" + hashlib.sha256(f"of-{name}".encode()).hexdigest() for name in names}

@@ -157,7 +157,9 @@ def test_to_zero_after_the_stable_window_and_the_grace_and_back(told: Path, tmp_
         (instance,) = gateway.function()["instances"]
         found = gateway.wait(lambda found: found["state"] == "at zero" and found["ended"])
         assert time.monotonic() - answered > 0.9, "before the stable window and the grace were over"
-        assert found["ended"][0]["ended"]["code"] == "stopped"
+        ended = found["ended"][0]["ended"]
+        assert ended == {"code": "stopped", "message": "scaled down; it exited with 0"}
+        assert "told-1  scaled down; it exited with 0\n" in gateway.log.read_text()
         assert not running(instance["pid"])
         assert gateway.predict().headers["x-preheat-start"] == "cold"
 

@@ -141,6 +141,37 @@ def test_wrong_use_is_one_line(arguments: tuple[str, ...], said: str) -> None:
         assert said in ran.error
 
 
+def test_what_costs_nothing_and_what_costs_as_much_is_said_so() -> None:
+    ran = plan("--options", "up", "--options", "up:min=1", COLUMNS="300")
+    assert "Next is up:min=1, for as much." in ran.out
+    assert "up: nothing is charged" in ran.out
+    assert "up: a start as it is, 0.5 to 2 ms with each answer" in ran.out
+    for wrong in ("as of none", "0 to 0 ms", "$0.0000", "list prices", "on Lambda"):
+        assert wrong not in ran.out
+
+
+def test_a_file_of_the_wrong_kind_is_told_the_right_one(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    for content, said in (
+        ("{}", "holds something else"),
+        ("abc", "is no JSON document"),
+        ("{}\n{}", "is no JSON"),
+    ):
+        wrong.write_text(content)
+        cold = f"{wrong} {said}"
+        by = "measured cold starts are wanted, which `preheat measure TARGET --json > RUN.json` writes"
+        for command in (
+            ("check", "lambda", FILETYPE, "--run", wrong),
+            ("report", wrong, "-o", tmp_path / "page"),
+        ):
+            line = preheat(*command).error
+            assert cold in line
+            assert by in line
+        assert "or a load test's run, which `preheat load SCENARIO" in line
+        assert by in plan("--run", wrong).error
+        assert "which `preheat load SCENARIO" in preheat("compare", wrong, wrong).error
+
+
 def test_what_was_never_measured_cannot_be_planned_for(tmp_path: Path) -> None:
     folder = tmp_path / "artifact"
     folder.mkdir()

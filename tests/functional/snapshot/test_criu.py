@@ -23,6 +23,7 @@ from preheat.measure.start import children
 from preheat.snapshot import criu, dump
 
 from ...conftest import gone
+from ..store.samples import publish
 from .conftest import PREDICT, environ
 
 
@@ -154,8 +155,7 @@ def test_a_target_in_a_store_is_dumped_and_its_images_are_for_their_owner_alone(
     criu_program: str, filetype_artifact: Path, cache: Path, tmp_path: Path
 ) -> None:
     store = f"file://{tmp_path}/store/filetype"
-    publish = [sys.executable, "-m", "preheat", "publish", str(filetype_artifact), store, "--alias", "prod"]
-    subprocess.run(publish, capture_output=True, check=True)
+    publish(filetype_artifact, store)
     made = environ(f"{store}@prod", cache)
     command = [sys.executable, "-m", "preheat", "snapshot", "create", f"{store}@prod"]
     command += ["-o", str(tmp_path / "snapshot")]

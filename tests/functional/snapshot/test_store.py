@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,18 +12,15 @@ import pytest
 from preheat.errors import FailedStartError, StoreError
 
 from ...conftest import revise
+from ..store.samples import publish
 from .conftest import Instance, environ, template_of, until_ended
-
-
-def preheat(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "preheat", *arguments], capture_output=True, check=True)
 
 
 @pytest.fixture
 def store(filetype_artifact: Path, tmp_path: Path) -> str:
     """A store with one version of the artifact, named prod."""
     place = f"file://{tmp_path}/store/filetype"
-    preheat("publish", str(filetype_artifact), place, "--alias", "prod")
+    publish(filetype_artifact, place)
     return place
 
 
@@ -49,7 +44,7 @@ def test_an_alias_that_moved_makes_the_template_stale_and_the_next_one_new(
         assert not old.stale()
         shutil.copytree(filetype_artifact, tmp_path / "new")
         revise(tmp_path / "new", "another")
-        preheat("publish", str(tmp_path / "new"), store, "--alias", "prod")
+        publish(tmp_path / "new", store)
         assert old.stale()
         with template_of(made, tmp_path / "log") as new:
             new.wait_ready()

@@ -82,6 +82,11 @@ def succeeds(more: Mapping[str, str], *arguments: str | Path) -> Any:
     return done.document
 
 
+def publish(artifact: Path, store: str, alias: str = "prod") -> None:
+    """Let an alias name what a folder holds."""
+    succeeds({}, "publish", artifact, store, "--alias", alias)
+
+
 def fails(more: Mapping[str, str], *arguments: str | Path, status: int = 1) -> str:
     """What a command that cannot do its work says."""
     done = command(more, *arguments, "--json")

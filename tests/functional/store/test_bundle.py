@@ -212,9 +212,9 @@ def test_a_bundle_is_trusted_or_refused(
 
 def test_names_that_do_not_fit(folder: Place, inside: Place, one: Path, tmp_path: Path) -> None:
     succeeds({}, "publish", one, f"{folder.root}/m", "--alias", "prod")
-    bundle = tmp_path / "bundle.tar"
-    line = fails({}, "export", f"{folder.root}/m@prod", tmp_path / "no" / "bundle.tar", status=2)
-    assert "is not a folder" in line
+    line = fails({}, "export", f"{folder.root}/m@prod", one / "manifest.json" / "bundle.tar", status=2)
+    assert "cannot be written" in line
+    bundle = tmp_path / "new" / "bundle.tar"
     succeeds({}, "export", f"{folder.root}/m@prod", bundle)
     line = fails(inside.environ, "import", bundle, f"{inside.root}/other", status=2)
     assert "import it to …/m" in line

@@ -92,6 +92,10 @@ def test_an_alias_is_promoted_and_rolled_back(place: Place, one: Path, two: Path
     named = {alias["alias"]: (alias["version"], alias["epoch"]) for alias in artifact["aliases"]}
     assert named == {"prod": (version_of(one), 5), "next": (version_of(third), 3)}
     assert succeeds(place.environ, "ls", f"{place.root}/m") == found
+    shown = command({**place.environ, "COLUMNS": "80"}, "ls", place.root).out
+    for row in artifact["versions"]:
+        assert row["version"][:12] in shown
+        assert row["published"][:16].replace("T", " ") in shown, "whole, however narrow the table is"
     above = place.root.rpartition("/")[0]
     assert f"look into {above}/" in fails(place.environ, "ls", above)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from ... import servers
 from ...conftest import Answer, Server, serving
 from ...otlp import collecting
 from ..build.models import linear, save
+from ..store.samples import publish
 from .conftest import Clean, Install
 
 CODE = b"import sys\n\n\ndef main(words: list[str]) -> None:\n    print(words)\n\n\nmain(sys.argv)\n"
@@ -100,8 +100,7 @@ def cli(clean: Clean, embed: Path, filetype: Path) -> None:
 def store(clean: Clean, embed: Path, filetype: Path) -> None:
     """What was published is fetched and served."""
     where = f"file://{clean.folder}/store/filetype"
-    published = [sys.executable, "-m", "preheat", "publish", str(filetype), where, "--alias", "live"]
-    subprocess.run(published, check=True, capture_output=True)
+    publish(filetype, where, "live")
     answer = ask(clean, f"{where}@live", "POST", "/predict", BODY)
     assert answer.json()["predictions"][0]["label"] == "python"
 

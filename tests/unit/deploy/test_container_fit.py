@@ -79,6 +79,16 @@ def test_what_will_not_work_on_cloud_run(options: dict[str, Any], what: str, wor
     assert words in found.change
 
 
+def test_a_grace_that_cloud_run_does_not_leave_is_told() -> None:
+    assert on_cloudrun()["shutdown"].said.endswith("up to 8 s")
+    assert on_cloudrun(env=("PREHEAT_GRACE=9.5",))["shutdown"].verdict == "fits"
+    for grace in ("10", "25"):
+        found = on_cloudrun(env=(f"PREHEAT_GRACE={grace}",))["shutdown"]
+        assert found.verdict == "beware"
+        assert f"up to {grace} s" in found.said
+        assert "leave PREHEAT_GRACE out" in found.change
+
+
 def test_cloud_run_has_no_arm() -> None:
     assert "x86_64" in on_cloudrun(facts(arch="aarch64"))["limits"].change
 

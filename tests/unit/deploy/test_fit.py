@@ -40,7 +40,9 @@ def test_sizes_follow_from_what_was_measured() -> None:
     found = size(facts())
     assert found.variant == "packed"
     assert found.rss_mib == 300  # portable may run instead, and takes more
-    assert sizing.needed_mb(found, TABLES) == 512  # (300 + 110) * 1.15 = 471.5, in steps of 64
+    assert (
+        sizing.needed_mb(found.rss_mib, TABLES.assumed.python_mib) == 512
+    )  # (300 + 110) * 1.15 = 471.5, in steps of 64
     assert (found.memory_mb, found.threads) == (1769, 1)  # a whole vCPU at least
     assert found.request_ms == pytest.approx(4 * 2)  # measured with two threads, deployed with one
     assert found.init_ms == pytest.approx(600 + (50 + 10) * 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from preheat.errors import UsageError
 from preheat.load.compare import compare, limit
 from preheat.load.runs import Run
 from preheat.load.samples import Sample
+from preheat.load.show import reason
 
 from .runs_of import run, sample
 
@@ -113,3 +115,19 @@ def test_limits(text: str, value: float) -> None:
 def test_limits_that_are_none(text: str) -> None:
     with pytest.raises(UsageError, match="--fail-above"):
         limit(text)
+
+
+def test_the_reason_names_what_decided() -> None:
+    same = compare(run(warm(4000, 1)), run(warm(4000, 51)), above=0.5, points=0.01)
+    assert reason(same, strict=True) == "none of 4 figures got worse past the limit"
+    slow = compare(run(warm(500, 3)), run(warm(500, 4, slower=2)), above=0.1, points=0.01)
+    assert re.match(
+        r"3 of 4 figures got worse past the limit: warm p50 \(\+.* to \+.* %\), ", reason(slow, strict=False)
+    )
+    few = compare(run(warm(20, 1)), run(warm(20, 51)), above=0.5, points=0.01)
+    assert "undecided: failed, warm p99, which only --strict would not" in reason(few, strict=False)
+    assert "which --strict does not let pass" in reason(few, strict=True)
+    fewer = compare(run(warm(5, 1)), run(warm(5, 51)), above=0.5, points=0.01)
+    assert reason(fewer, strict=False).startswith(
+        "nothing was decided, which only --strict would not let pass"
+    )

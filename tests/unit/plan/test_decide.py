@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preheat.deploy import aws_tables, cost
+from preheat.deploy import aws_tables, cloud_run, container_tables, cost, knative
+from preheat.deploy.container_spec import Options
 from preheat.deploy.cost import MONTH_S
 from preheat.deploy.facts import Facts, read
 from preheat.errors import UsageError
@@ -26,7 +27,7 @@ PRICES = aws_tables.prices(TABLES, "us-east-1", "x86_64")
 @pytest.fixture
 def known(filetype_artifact: Path) -> Known:
     facts: Facts = read(str(filetype_artifact), {})
-    return Known(facts, "x86_64", TABLES, PRICES, platforms.load(), None, 100.0)
+    return Known(facts, "x86_64", TABLES, container_tables.load(), PRICES, platforms.load(), None, 100.0)
 
 
 def one(known: Known, name: str, met: traffic.Traffic, seed: int = 1) -> Candidate:
@@ -80,9 +81,20 @@ def test_containers_by_hand(known: Known) -> None:
         hours * idle * (price.idle_cpu_s + gib * price.idle_gib_s), rel=1e-3
     )
     pod = one(steady, "knative:min=1", met)
-    price = known.platforms.autoscaled["knative"].price
+    price, gib = known.platforms.autoscaled["knative"].price, pod.figures.memory_mb / 1024
     assert pod.total == pytest.approx(MONTH_S * (price.cpu_s + gib * price.gib_s))
     assert one(steady, "up", met).total == 0.0
+
+
+def test_a_container_has_the_memory_that_render_gives_it(known: Known) -> None:
+    met = traffic.steady(1.0, 10, 1)
+    stored = known._replace(facts=known.facts._replace(stored=True))  # what is fetched lies in /tmp
+    for one_known in (known, stored):
+        for cpu in (1, 4):
+            for platform, rendered in (("knative", knative), ("cloudrun", cloud_run)):
+                unit = rendered.unit(one_known.facts, Options("image", cpu=cpu), known.containers)
+                found = one(one_known, f"{platform}:cpu={cpu}", met)
+                assert found.figures.memory_mb == unit.size.memory_mib, (platform, cpu)
 
 
 def test_an_init_beyond_the_limit_is_begun_anew() -> None:
