@@ -16,9 +16,9 @@ from .errors import EngineError, PreheatError, RequestError, ShedError, TimedOut
 
 if TYPE_CHECKING:
     from .admission import Admission, Place
+    from .calls import Call
     from .engine import Engine
     from .manifest import Manifest
-    from .service import Call
     from .settings import Settings
     from .tensors import Array, Padding, Tensors
 

@@ -82,41 +82,17 @@ def bootstrap(
     Raises ArtifactError or EngineError; the message names the file or variant and the cause.
     """
     artifact = _open(place, settings, cache_dir, clock)
+    ahead: Ahead | None = None
     try:
-        return _loaded(
-            artifact,
-            settings,
-            instance=instance,
-            clock=clock,
-            task=task,
-            platform=platform,
-            deployment=deployment or {},
-            room=room,
-        )
-    except BaseException:  # a further model may be tried again and again
-        artifact.close()
-        raise
-
-
-def _loaded(
-    artifact: Artifact,
-    settings: Settings,
-    *,
-    instance: str,
-    clock: PhaseClock,
-    task: type[Task] | None,
-    platform: str,
-    deployment: Mapping[str, str],
-    room: Callable[[Manifest, Variant], None] | None,
-) -> Loaded:
-    machine = fingerprint.machine()
-    artifact.verify_ahead(likely_files(artifact, machine, settings, platform))
-    ahead = _ahead(artifact, machine, settings, platform)
-    try:
-        return _start(artifact, machine, ahead, settings, instance, clock, task, platform, deployment or {})
-    except Exception:  # a signal's is none: that ends the process, and the driver gives all of it back
+        machine = fingerprint.machine()
+        artifact.verify_ahead(likely_files(artifact, machine, settings, platform))
+        ahead = _ahead(artifact, machine, settings, platform)
+        known = deployment or {}
+        return _start(artifact, machine, ahead, settings, instance, clock, task, platform, known, room)
+    except Exception:  # a further model may be tried again and again; a signal ends the process
         if ahead is not None:
             ahead.close()
+        artifact.close()
         raise
 
 
@@ -130,8 +106,9 @@ def _start(
     task: type[Task] | None,
     platform: str,
     deployment: Mapping[str, str],
+    room: Callable[[Manifest, Variant], None] | None,
 ) -> Loaded:
-    """The phases after the download. ``ahead`` is closed by the caller where this raises."""
+    """The phases after the download. What it raises makes the caller close ``artifact`` and ``ahead``."""
     with clock.phase(Phase.IMPORT) as attributes:
         attributes["of"] = "numpy, onnxruntime"
         # Not at the top: these bring numpy, and verification should run beside their import, not after it.

@@ -36,7 +36,8 @@ from .workers import Workers
 
 if TYPE_CHECKING:
     from .answer import Answer
-    from .service import Request, Service
+    from .calls import Request
+    from .service import Service
 
 ATTEMPTS = 3
 """Executions of a request that meets a defect, before that is its outcome."""

@@ -16,11 +16,12 @@ from preheat.admission import Admission
 from preheat.answer import Answer
 from preheat.batching import Batcher, batcher
 from preheat.bootstrap import Loaded
+from preheat.calls import Call, Request
 from preheat.errors import EngineError, PreemptedError, PreheatError, TimedOutError, UnprocessableError
 from preheat.manifest import TensorSpec
 from preheat.overrun import Preemptible
 from preheat.phases import ColdStartReport, PhaseClock
-from preheat.service import Call, Request, Service
+from preheat.service import Service
 from preheat.settings import Settings
 from preheat.tensors import Padding, Tensors
 

@@ -15,6 +15,7 @@ import pytest
 from preheat import models as module
 from preheat.answer import Answer
 from preheat.bootstrap import Loaded
+from preheat.calls import Call, Outcome, Request
 from preheat.errors import (
     ArtifactError,
     EngineError,
@@ -32,7 +33,7 @@ from preheat.manifest import load
 from preheat.model_places import named
 from preheat.models import Model, Models, memory_bytes
 from preheat.phases import ColdStartReport, PhaseClock
-from preheat.service import Call, Outcome, Request, Service
+from preheat.service import Service
 
 from ..conftest import renamed
 

@@ -9,9 +9,10 @@ import pytest
 
 from preheat.answer import Answer
 from preheat.bootstrap import Loaded
+from preheat.calls import Call, Outcome, Request
 from preheat.errors import EngineError, FailedStartError, ShedError, ThrottledError, TimedOutError
 from preheat.phases import ColdStartReport, PhaseClock
-from preheat.service import Call, Outcome, Request, Service, State
+from preheat.service import Service, State
 
 
 def loaded(concurrency: int = 1) -> Loaded:

@@ -13,9 +13,10 @@ from preheat import compile as compiling
 from preheat import warmup
 from preheat.answer import Answer
 from preheat.bootstrap import Loaded
+from preheat.calls import Call, Request
 from preheat.errors import EngineError, GoldenError, PreheatError
 from preheat.phases import ColdStartReport, PhaseClock
-from preheat.service import Call, Request, Service
+from preheat.service import Service
 from preheat.settings import Settings
 from preheat.takeover import Takeover, take_over
 

@@ -7,10 +7,11 @@ import os
 from typing import TYPE_CHECKING
 
 from ..answer import pack, unpack
+from ..calls import Key, Request
 from ..errors import CancelledError, InvalidRequestError, NotFoundError
 from ..jobs import Jobs
 from ..ledger import new_fence
-from ..service import Key, Request, Service
+from ..service import Service
 from . import routes
 from .keys import record_name, tenant_prefix
 from .messages import HttpRequest, HttpResponse

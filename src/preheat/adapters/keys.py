@@ -11,9 +11,10 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ..calls import Key
 from ..errors import InvalidRequestError, SettingsError
 from ..protocol import strict_json
-from ..service import Key, Service
+from ..service import Service
 from .body import read_body
 from .messages import HttpRequest
 from .routes import match

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import errors
 from ..answer import Answer
+from ..calls import Call, Request
 from ..errors import InvalidRequestError, NotFoundError
 from ..phases import StartKind
 from ..protocol import strict_json
-from ..service import Call, Request, Service, State
+from ..service import Service, State
 from .body import content_type, read_body
 from .messages import Headers, HttpRequest, HttpResponse
 from .observe import metrics, observed
