@@ -31,7 +31,7 @@ class Waiting:
 
     def _turn(self) -> None:
         with contextlib.suppress(TimedOutError, ShedError):  # a test may leave it waiting
-            if self._admission.turn(self.place, time.perf_counter() + 5):
+            if self._admission.turn(self.place, time.perf_counter() + 9):
                 self.had.set()
 
     def done(self) -> None:
@@ -41,7 +41,7 @@ class Waiting:
 
 def running(admission: Admission, tenant: str) -> Place:
     place = admission.enter(tenant)
-    assert admission.turn(place, time.perf_counter() + 1)
+    assert admission.turn(place, time.perf_counter() + 9)
     return place
 
 
@@ -146,7 +146,7 @@ class Held:
         self._admission, self._until = admission, time.perf_counter() + within
         self._thread = threading.Thread(target=self._hold, daemon=True)
         self._thread.start()
-        until = time.perf_counter() + 5
+        until = time.perf_counter() + 9
         while not self.begun and time.perf_counter() < until:
             time.sleep(0.001)
 
@@ -229,10 +229,10 @@ def test_a_run_is_not_ended_for_one_that_has_used_its_share() -> None:
 @pytest.mark.parametrize("ended", ["late", "stopped", "full"])
 def test_a_run_that_waits_to_begin_again_is_ended_as_others_are(ended: str) -> None:
     admission = opened(1, queue=2)
-    heavy = Held(admission, "flood", within=0.2 if ended == "late" else 5.0)
+    heavy = Held(admission, "flood", within=1.0 if ended == "late" else 9.0)
     other = Waiting(admission, "flood")
     light = running(admission, "quiet")
-    until = time.perf_counter() + 5
+    until = time.perf_counter() + 9
     while admission.waiting < 2 and time.perf_counter() < until:
         time.sleep(0.001)
     if ended == "stopped":
@@ -245,6 +245,6 @@ def test_a_run_that_waits_to_begin_again_is_ended_as_others_are(ended: str) -> N
         admission.done(light)
         assert heavy.result() == 2
         return
-    heavy._thread.join(5)
+    heavy._thread.join(9)
     assert isinstance(heavy.came, TimedOutError if ended == "late" else ShedError)
     assert admission.running == 1

@@ -59,7 +59,7 @@ class Session:
 
     def rest(self) -> None: ...
 
-    def infer(self, inputs: Any, _outputs: Any, _until: float) -> Any:
+    def infer(self, inputs: Any, _outputs: Any, _until: float, _preemptible: Any) -> Any:
         inputs()
         return self.name.encode()
 
