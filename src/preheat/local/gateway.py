@@ -209,8 +209,8 @@ def run(
 
 def give_back_large_blocks() -> None:
     """Have libc ask the system for each large block on its own (mallopt(3), M_MMAP_THRESHOLD). By itself
-    glibc stops to do so after the first one is freed, and requests' bodies then leave a heap of holes: tens of
-    MiB in half an hour of mixed load."""
+    glibc stops to do so after the first one is freed, and requests' bodies then leave a heap of holes: tens
+    of MiB in half an hour of mixed load."""
     with contextlib.suppress(AttributeError):  # another libc
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE)
 
