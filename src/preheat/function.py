@@ -14,7 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from functools import cached_property, partial
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -49,19 +49,29 @@ class Function:
         self.task = task
         self._starting = Lock()
         self._loading = Lock()
+        self._making = Lock()
+        self._service: Service | None = None
         self._api: FastAPI | None = None
         self._bridge: Bridge | None = None
         self._handler: LambdaHandler | None = None
 
-    @cached_property
+    @property
     def service(self) -> Service:
-        """The core, as the settings want it; a server sets its own, which is there before the function."""
-        return from_settings(
-            self.settings,
-            self.settings.cache_dir(self._environ),
-            alone=platform(self._environ) == "process",
-            environ=self._environ,
-        )
+        """The core, as the settings want it; a server sets its own, which is there before the function.
+        Raises SettingsError for a setting that cannot be."""
+        with self._making:
+            if self._service is None:
+                self._service = from_settings(
+                    self.settings,
+                    self.settings.cache_dir(self._environ),
+                    alone=platform(self._environ) == "process",
+                    environ=self._environ,
+                )
+            return self._service
+
+    @service.setter
+    def service(self, service: Service) -> None:
+        self._service = service
 
     @property
     def location(self) -> str:

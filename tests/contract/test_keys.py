@@ -238,5 +238,6 @@ def test_a_setting_that_cannot_be_meant_ends_the_start(
 
 def test_a_ledger_whose_package_is_missing_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("preheat.ledger.remote.find_spec", lambda _: None)
+    function = Function(environ={"PREHEAT_LEDGER": "postgresql://nobody@localhost/x"})
     with pytest.raises(SettingsError, match=r"needs psycopg: pip install 'preheat\[postgres\]'"):
-        Function(environ={"PREHEAT_LEDGER": "postgresql://nobody@localhost/x"})
+        function.start()
