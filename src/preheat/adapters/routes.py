@@ -185,10 +185,8 @@ def _infer(request: HttpRequest, values: dict[str, str]) -> Prepare:
         from ..protocol import v2
 
         manifest = named(loaded, values).engine.manifest
-        body, length = (
-            read_body(request, loaded.max_bytes),
-            request.headers.get("inference-header-content-length"),
-        )
+        body = read_body(request, loaded.max_bytes)
+        length = request.headers.get("inference-header-content-length")
         content_type(request, ("application/json", "application/octet-stream"))
         if length is not None and not (length.isascii() and length.isdigit() and len(length) < 20):
             raise InvalidRequestError("Inference-Header-Content-Length must be a whole number of bytes")
