@@ -56,6 +56,8 @@ class Place:
         """What it ran on."""
         self.runs = Preemptible(YIELD_S)
         """What ends its runs for those who go first."""
+        self.preempted = 0
+        """How often that happened."""
         self.began = 0.0
         """``time.perf_counter`` of its latest turn; 0: it has had none."""
         self.waiting = False
@@ -190,6 +192,7 @@ class Admission:
                 return run()
             except PreemptedError:
                 with self._lock:
+                    place.preempted += 1
                     self._end(place)
                     self._lines.setdefault(place.tenant, deque()).appendleft(place)
                     place.waiting = True
@@ -198,12 +201,18 @@ class Admission:
                 self._wait(place, until)
 
     def _wait(self, place: Place, until: float) -> None:
-        if not place.wait(max(until - time.perf_counter(), 0.0)):
+        # One that was ended looks for its turn itself when it has yielded: nobody else may come or go then.
+        look = YIELD_S if place.began else math.inf
+        while not place.wait(max(min(until - time.perf_counter(), look), 0.0)):
             with self._lock:
-                if place.waiting:
+                if place.waiting and time.perf_counter() >= until:
                     self._leave_line(place)
                     raise TimedOutError("its deadline passed before its turn came")
+                if place.waiting:
+                    self._hand_out()
+                    continue
             place.wait()  # its turn has just come, or another runs it
+            break
         if place.error is not None:
             raise place.error
 
@@ -350,9 +359,10 @@ class Admission:
     def _greedy(self, tenant: str) -> str | None:
         """The tenant with the most places, if one that waits can go and leave it no fewer than this one then
         has."""
-        if not self._lines:
+        lines = [other for other, line in self._lines.items() if not line[-1].began]
+        if not lines:  # none, or but those whose runs others may wait for
             return None
-        greedy = max(self._lines, key=self._places.__getitem__)
+        greedy = max(lines, key=self._places.__getitem__)
         return greedy if self._places[greedy] > self._places.get(tenant, 0) + 1 else None
 
     def _displace(self, tenant: str) -> bool:
@@ -361,8 +371,6 @@ class Admission:
         if greedy is None:
             return False
         place = self._lines[greedy][-1]
-        if place.began:  # others may wait for what it runs along with its own
-            return False
         place.error = ShedError(f"{_FULL}, and this tenant has the most of them")
         self._leave_line(place)
         self._give_back(place)

@@ -86,27 +86,21 @@ class Batcher:
         return self._infer(call.inputs, call.outputs, 1, turn)
 
     def _infer(self, inputs: Tensors, outputs: Sequence[str] | None, requests: int, turn: _Turn) -> Tensors:
-        began_ns = 0
-
         def run() -> Tensors:
-            nonlocal began_ns
             began_ns = time.perf_counter_ns()
-            return self._engine.infer(inputs, outputs, turn.until, turn.place.runs)
+            try:
+                return self._engine.infer(inputs, outputs, turn.until, turn.place.runs)
+            finally:
+                if self.ran is not None:
+                    self.ran(began_ns, time.perf_counter_ns(), requests)
 
-        try:
-            return turn.admission.held(turn.place, turn.until, run)
-        finally:
-            if self.ran is not None:
-                self.ran(began_ns, time.perf_counter_ns(), requests)
+        return turn.admission.held(turn.place, turn.until, run)
 
     def _joined(self, group: _Group, mates: list[Place], turn: _Turn) -> Tensors:
         began_ns = time.perf_counter_ns()
         results: Sequence[Tensors | PreheatError]
         try:
-            outputs = self._infer(group.inputs(), group.calls[0].outputs, len(group.calls), turn)
-            results = group.cut(outputs, self._lengths)
-        except RequestError:  # the model refuses one of them: each is told its own
-            results = [self._told(call, turn) for call in group.calls]
+            results = self._results(group, turn)
         except (TimedOutError, ShedError) as error:  # the last one's time has passed, or the server stops
             results = [type(error)(str(error)) for _ in group.calls]
         except BaseException as error:
@@ -125,10 +119,17 @@ class Batcher:
             raise results[0]
         return results[0]
 
+    def _results(self, group: _Group, turn: _Turn) -> Sequence[Tensors | PreheatError]:
+        try:
+            outputs = self._infer(group.inputs(), group.calls[0].outputs, len(group.calls), turn)
+        except RequestError:  # the model refuses one of them: each is told its own
+            return [self._told(call, turn) for call in group.calls]
+        return group.cut(outputs, self._lengths)
+
     def _told(self, call: Call, turn: _Turn) -> Tensors | PreheatError:
         try:
             return self._alone(call, turn)
-        except (RequestError, TimedOutError) as error:
+        except RequestError as error:
             return error
 
 

@@ -77,7 +77,8 @@ def bootstrap(
 ) -> Loaded:
     """Start an instance. ``task``: a class of the function's own, in place of the manifest's built-in one.
     ``deployment``: what the platform calls it, for the report. ``room``: told of the variant that is to be
-    opened, before anything of it takes memory; what it raises ends the start.
+    opened, before its session is (its files may be on their way, and with PREHEAT_DEVICE_AHEAD its device
+    memory is taken); what it raises ends the start.
 
     Raises ArtifactError or EngineError; the message names the file or variant and the cause.
     """

@@ -17,6 +17,7 @@
     │   └── TrustError                a signature is missing, wrong, or of an epoch that has passed
     ├── EngineError                   no session could be opened or run
     │   └── GoldenError               the session gives other answers than the manifest's
+    ├── PreemptedError                a run was ended so that another tenant's goes first
     ├── RequestError                  the client sent something that cannot be answered
     │   ├── InvalidRequestError       malformed
     │   ├── NotFoundError             no such model, version or route

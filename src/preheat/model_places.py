@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 
 from . import manifest as manifests
-from .errors import ManifestError, SettingsError
+from .errors import ArtifactError, ManifestError, SettingsError
 from .stores import Reference, open_store
 
 
@@ -33,7 +33,10 @@ def named(listing: str) -> dict[str, str]:
 def _artifacts(place: str) -> list[str]:
     if "://" in place or not os.path.isdir(place) or os.path.exists(f"{place}/{manifests.FILENAME}"):
         return [place]
-    inner = sorted(entry.path for entry in os.scandir(place))
+    try:
+        inner = sorted(entry.path for entry in os.scandir(place))
+    except OSError as error:
+        raise ArtifactError(f"{place} cannot be listed: {error.strerror}") from None
     return [path for path in inner if os.path.exists(f"{path}/{manifests.FILENAME}")] or [place]
 
 

@@ -163,7 +163,10 @@ class Model:
                 load = Load()
                 # No daemon: an interpreter that ends must not pull onnxruntime away under it.
                 thread = Thread(target=self._models.run, args=(self, load), name=f"preheat-load-{self.name}")
-                thread.start()
+                try:
+                    thread.start()
+                except RuntimeError:  # the system has no more of them
+                    raise ShedError(f"no thread can be had to load model {self.name!r}") from None
                 self._models.loads.add(thread)
                 self.load = load
             return load
@@ -187,9 +190,6 @@ class Models:
     def opened_by(self, open_model: Open, tell: Tell) -> None:
         """How a model is opened, and who hears of loads and evictions. Before the function's own is ready."""
         self._open, self._tell = open_model, tell
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._models)
 
     def values(self) -> list[Model]:
         return list(self._models.values())
@@ -296,7 +296,7 @@ class Models:
             if isinstance(error, ShedError):  # the next request may be luckier
                 load.refusal = partial(ShedError, reason, code=error.code, retry_after=error.retry_after)
             else:
-                pause = min(FIRST_RETRY_S * 2**model.failures, LONGEST_RETRY_S)
+                pause = min(FIRST_RETRY_S * 2 ** min(model.failures, 8), LONGEST_RETRY_S)
                 model.failures += 1
                 load.again_at = time.monotonic() + pause
                 if isinstance(error, UnprocessableError):

@@ -26,8 +26,6 @@ class Preemptible:
     the first one's beginning, nobody may."""
 
     def __init__(self, for_s: float) -> None:
-        self.times = 0
-        """How often that happened."""
         self._for_s = for_s
         self._until = 0.0
         self._ended = False
@@ -39,7 +37,6 @@ class Preemptible:
         with self._lock:
             if not self._ended and (not self._until or time.perf_counter() < self._until):
                 self._ended = True
-                self.times += 1
                 if self._options is not None:
                     self._options.terminate = True
 

@@ -301,21 +301,19 @@ class _Run:
         self.place.call, self.place.until = call, self.until
         self.asked_ns = time.perf_counter_ns()
         if admission.turn(self.place, self.until):
-            self.began_ns = time.perf_counter_ns()
             try:
                 loaded = self.place.model.current or loaded  # another session may have taken over meanwhile
                 self.place.variant = loaded.engine.variant.name
                 if loaded.batcher is None:
-                    run = partial(loaded.engine.infer, call.inputs, call.outputs, self.until, self.place.runs)
+                    run = partial(self._infer, loaded.engine, call)
                     outputs: Tensors = admission.held(self.place, self.until, run)
                 else:
+                    self.began_ns = time.perf_counter_ns()
                     outputs = loaded.batcher.run(admission, self.place)
             finally:
                 self.ended_ns = time.perf_counter_ns()
                 admission.done(self.place)
-                self.service.telemetry.preempted(self.place.runs.times)
-                if loaded.batcher is None:
-                    self.service.telemetry.ran(self.began_ns, self.ended_ns)
+                self.service.telemetry.preempted(self.place.preempted)
         else:
             self.ended_ns = time.perf_counter_ns()
             self.began_ns = self.ended_ns - self.place.ran_ns
@@ -324,6 +322,13 @@ class _Run:
         if time.perf_counter() > self.until:
             raise TimedOutError("its deadline passed while it ran")
         return answer
+
+    def _infer(self, engine: Engine, call: Call) -> Tensors:
+        self.began_ns = time.perf_counter_ns()
+        try:
+            return engine.infer(call.inputs, call.outputs, self.until, self.place.runs)
+        finally:
+            self.service.telemetry.ran(self.began_ns, time.perf_counter_ns())
 
 
 def shutting_down() -> ShedError:

@@ -183,7 +183,7 @@ def test_what_a_heavy_one_runs_is_begun_again_after_a_light_ones() -> None:
     heavy = Held(admission, "flood")
     line = [Waiting(admission, "flood") for _ in range(2)]
     light = running(admission, "quiet")  # its turn comes although there is one alone, and it is taken
-    assert (heavy.begun, heavy.came, heavy.place.runs.times) == (1, None, 1)
+    assert (heavy.begun, heavy.came, heavy.place.preempted) == (1, None, 1)
     assert admission.take(lambda _: True) == [one.place for one in line], "others may wait for its run"
     for one in line:
         one.place.outputs = "another's run"
@@ -192,6 +192,24 @@ def test_what_a_heavy_one_runs_is_begun_again_after_a_light_ones() -> None:
     admission.leave(light)
     assert heavy.result() == 2
     assert admission.running == admission.waiting == 0
+
+
+def test_runs_that_were_ended_go_on_beside_a_long_one_of_a_light_tenant() -> None:
+    admission = opened(4)
+    heavy = [Held(admission, "flood") for _ in range(4)]
+    line = [Waiting(admission, "flood") for _ in range(2)]
+    light = running(admission, "quiet")
+    until = time.perf_counter() + 9
+    while admission.running < 2 and time.perf_counter() < until:  # its own, and one after YIELD_S
+        time.sleep(0.001)
+    assert [one.place.preempted for one in heavy] == [1, 1, 1, 1]
+    assert admission.running == 2
+    admission.done(light)
+    admission.leave(light)
+    assert [one.result() for one in heavy] == [2, 2, 2, 2]
+    for one in line:
+        assert one.had.wait(5)
+        one.done()
 
 
 def test_a_run_is_ended_for_no_other_but_a_light_one_and_not_for_long() -> None:

@@ -276,6 +276,9 @@ def test_each_failure_makes_the_next_try_wait_longer() -> None:
         pauses.append(load.again_at - time.monotonic())
         load.again_at = 0.0
     assert pauses == pytest.approx([0.2, 0.4, 0.8], abs=0.05)
+    function.model("a").failures = 5000
+    with pytest.raises(FailedStartError, match="AttributeError"):
+        function.ask("a")
 
 
 def test_a_load_that_fails_gives_its_room_back() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import errors
@@ -46,22 +47,22 @@ class Route(NamedTuple):
 
 
 DEFECT = "the server or its task met a defect; its log has it"
-_STATUS: tuple[tuple[type[errors.PreheatError], int, str], ...] = (
-    (errors.NotFoundError, 404, "rejected"),
-    (errors.TooLargeError, 413, "rejected"),
-    (errors.UnsupportedMediaError, 415, "rejected"),
-    (errors.UnprocessableError, 422, "rejected"),
-    (errors.UnauthenticatedError, 401, "rejected"),
-    (errors.ForbiddenError, 403, "rejected"),
-    (errors.CancelledError, 410, "rejected"),
-    (errors.RequestError, 400, "rejected"),
-    (errors.InProgressError, 409, "in_progress"),
-    (errors.ThrottledError, 429, "throttled"),
-    (errors.TimedOutError, 504, "timed_out"),
-    (errors.LedgerError, 503, "unavailable"),
-    (errors.FailedStartError, 503, "unavailable"),
-    (errors.UnavailableError, 503, "shed"),
-)
+_STATUS: dict[type, tuple[int, str]] = {
+    errors.NotFoundError: (404, "rejected"),
+    errors.TooLargeError: (413, "rejected"),
+    errors.UnsupportedMediaError: (415, "rejected"),
+    errors.UnprocessableError: (422, "rejected"),
+    errors.UnauthenticatedError: (401, "rejected"),
+    errors.ForbiddenError: (403, "rejected"),
+    errors.CancelledError: (410, "rejected"),
+    errors.RequestError: (400, "rejected"),
+    errors.InProgressError: (409, "in_progress"),
+    errors.ThrottledError: (429, "throttled"),
+    errors.TimedOutError: (504, "timed_out"),
+    errors.LedgerError: (503, "unavailable"),
+    errors.FailedStartError: (503, "unavailable"),
+    errors.UnavailableError: (503, "shed"),
+}
 
 
 def match(path: str) -> dict[str, tuple[Route, dict[str, str]]]:
@@ -120,15 +121,18 @@ def _answer(
 
 def from_error(service: Service, error: errors.PreheatError) -> HttpResponse:
     """The response for an error of the tree."""
-    for kind, status, outcome in _STATUS:
-        if isinstance(error, kind):
-            extra = {}
-            if isinstance(error, errors.UnavailableError):
-                extra["retry-after"] = str(error.retry_after)
-            if status == 401:
-                extra["www-authenticate"] = "Bearer"
-            return _error(service, status, error.code, str(error), outcome, **extra)
-    return _error(service, 500, error.code, str(error), "failed")
+    status, outcome = _status(type(error))
+    extra = {}
+    if isinstance(error, errors.UnavailableError):
+        extra["retry-after"] = str(error.retry_after)
+    if status == 401:
+        extra["www-authenticate"] = "Bearer"
+    return _error(service, status, error.code, str(error), outcome, **extra)
+
+
+def _status(kind: type) -> tuple[int, str]:
+    """The status and the outcome of an error's class, or of the nearest that it is one of."""
+    return next((_STATUS[one] for one in kind.__mro__ if one in _STATUS), (500, "failed"))
 
 
 # The routes
@@ -181,10 +185,8 @@ def _infer(request: HttpRequest, values: dict[str, str]) -> Prepare:
         from ..protocol import v2
 
         manifest = named(loaded, values).engine.manifest
-        body, length = (
-            read_body(request, loaded.max_bytes),
-            request.headers.get("inference-header-content-length"),
-        )
+        body = read_body(request, loaded.max_bytes)
+        length = request.headers.get("inference-header-content-length")
         content_type(request, ("application/json", "application/octet-stream"))
         if length is not None and not (length.isascii() and length.isdigit() and len(length) < 20):
             raise InvalidRequestError("Inference-Header-Content-Length must be a whole number of bytes")
@@ -393,7 +395,12 @@ def _error(
     service: Service, status: int, code: str, message: str, outcome: str, **extra: str
 ) -> HttpResponse:
     headers = [("content-type", "application/json"), *own(service, outcome=outcome), *extra.items()]
-    return HttpResponse(status, headers, json.dumps({"error": message, "code": code}).encode())
+    return HttpResponse(status, headers, _error_body(message, code))
+
+
+@lru_cache(maxsize=16)  # under a flood it is the same one again and again
+def _error_body(message: str, code: str) -> bytes:
+    return json.dumps({"error": message, "code": code}).encode()
 
 
 def named(loaded: Loaded, values: dict[str, str]) -> Loaded:

@@ -226,7 +226,10 @@ DOCS = {
         "model_coldstart", "How a model was loaded here, by phase", {"type": "object"}, _LOOK
     ),
     ("POST", "v2/repository/index"): Doc(
-        "repository_index", "The models, and whether they are loaded", _INDEX, (400, 401, 403, 413, 415)
+        "repository_index",
+        "The models, and whether they are loaded",
+        _INDEX,
+        (400, 401, 403, 413, 415, 503, 504),
     ),
     ("POST", "v2/repository/models/{model}/load"): Doc(
         "repository_load", "Load a model, if it is not", {"type": "object"}, _LOOK

@@ -41,7 +41,6 @@ def load(
 ) -> int:
     """Run and print; gives the exit status: 0; 1 where nothing was answered well, or the run could not be
     finished; 130 after Ctrl-C."""
-    output.make_room(out, as_json=as_json)
     found = read_scenario(find_scenario(scenario))
     place = named_target(target, headers)
     table = cost.table(prices)
@@ -53,6 +52,7 @@ def load(
         raise UsageError("--bind is where workers find this machine: say how many with --workers")
     if sign and sign.count(":") != 1:
         raise UsageError("--sign must be SERVICE:REGION, such as lambda:us-east-1")
+    output.make_room(out, as_json=as_json)
     reach(place)
     if bind:
         script = folder() / "locustfile.py"

@@ -220,7 +220,7 @@ class Pool:
     def renew(self) -> None:
         """Let every instance that there is end, and have others made."""
         for one in self.alive:
-            self.drain_one(one, "its artifact is another one by now")
+            self.drain_one(one, "its artifact or its app.py is another one by now")
         self.scale_soon()
 
     async def scale_to(self, count: int, timeout_s: float) -> bool:

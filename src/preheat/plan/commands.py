@@ -153,7 +153,7 @@ def _assumptions(candidates: Sequence[Candidate], known: Known, met: traffic.Tra
     ]
     least = {
         options.LAMBDA: f"on Lambda a vCPU's {known.tables.limits.memory_per_cpu_mb:,} MB at least",
-        "cloudrun": f"on Cloud Run {known.containers.cloudrun.memory_mb[0]} MiB at least",
+        "cloudrun": f"on Cloud Run /tmp too, {known.containers.cloudrun.memory_mb[0]} MiB at least",
     }
     memory = (
         f"An instance has the memory that `preheat render` gives it: the measured peak, "

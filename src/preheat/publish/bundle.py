@@ -74,8 +74,9 @@ def export(
 
     progress = progress or Progress()
     reference = parse(location)
-    output.make_room(out)
-    folder = os.path.dirname(os.path.abspath(out))
+    place = os.path.abspath(out)  # "-" is a name here: a bundle is no text
+    output.make_room(place)
+    folder = os.path.dirname(place)
     bucket = Bucket(reference.root, Deadline(settings.fetch_timeout))
     head = _head(bucket, reference, sign)
     with told(out), tempfile.TemporaryDirectory(prefix=".preheat-export-", dir=folder) as staging:

@@ -15,6 +15,7 @@ GPU memory is saved by CRIU's own CUDA plugin, where it is installed.
 
 from __future__ import annotations
 
+import _signal as signal  # type: ignore[import-not-found]  # what `signal` has it from, without its enums
 import os
 import stat
 import sys
@@ -108,8 +109,6 @@ def restore(folder: str, environ: Mapping[str, str]) -> int:
         pid = resume(folder, given, inherits=inherits)
     except CriuError as error:
         reason, target = str(error), read(folder)["target"]
-        import signal
-
         signal.pthread_sigmask(signal.SIG_UNBLOCK, watched())
         start_fresh(target, environ, reason)
     return stay(pid)
@@ -128,38 +127,37 @@ def resume(
     given = {
         name: value for name, value in environ.items() if name in GIVEN or not name.startswith("PREHEAT_")
     }
-    work = _work_folder(environ)
+    signal.pthread_sigmask(signal.SIG_BLOCK, watched())
+    work = ""
     try:
+        work = _work_folder(environ)
         spawned, wake = _spawned(folder, work, environ)
         import json
-        import signal
 
         from .. import phases
 
-        signal.pthread_sigmask(signal.SIG_BLOCK, watched())
         began_ns = began_ns or phases.process_start_ns() or phases.FIRST_LINE_NS
         told: dict[str, Any] = {"environ": given, "began_ns": began_ns, "parent": os.getpid()}
         told.update(inherits=inherits, instance=instance)
         with open(wake, "wb") as pipe:
             pid = _restored(spawned, work)
             pipe.write(json.dumps({**told, "now_ns": time.perf_counter_ns()}).encode() + b"\n")
+    except (OSError, ValueError) as error:
+        raise CriuError(f"criu restore: {error}") from None
     finally:
-        _remove(work)
+        if work:
+            _remove(work)
     return pid
 
 
 def watched() -> set[int]:
     """The signals that whoever stays beside a restored process waits for."""
-    import signal
-
     return {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 
 
 def stay(pid: int) -> int:
     """Hand signals on to a child until it ends; gives its exit status, 128 and more for a signal. The
     ``watched`` ones are blocked."""
-    import signal
-
     while True:
         number = signal.sigwait(watched())
         if number != signal.SIGCHLD:
@@ -216,8 +214,6 @@ def _opened_heap(images: str, size: int) -> int:
 
 def _restored(spawned: int, work: str) -> int:
     """Wait for CRIU; gives the id of the process that it has restored. Raises CriuError."""
-    import signal
-
     deadline = time.monotonic() + RESTORE_S
     while not (done := os.waitpid(spawned, os.WNOHANG))[0]:
         if time.monotonic() > deadline:
@@ -263,8 +259,10 @@ def _probes() -> str:
     keeps that on a tmpfs only, gone with the boot that it is true for. Empty where there can be none."""
     place = f"/dev/shm/preheat-criu-{os.geteuid()}"  # noqa: S108 - held against its owner below
     try:
-        if not os.path.isdir(place):
+        try:  # noqa: SIM105 - contextlib is not loaded here
             os.mkdir(place, 0o700)
+        except FileExistsError:  # whose it is, is looked at
+            pass
         found = os.lstat(place)
     except OSError:
         return ""

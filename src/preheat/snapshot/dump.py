@@ -71,6 +71,7 @@ def create(location: str, folder: str, environ: Mapping[str, str]) -> dict[str, 
     if os.path.exists(os.path.join(folder, NAME)):
         raise UsageError(f"{folder} holds a snapshot already: name a new folder")
     try:
+        os.makedirs(folder, mode=0o755, exist_ok=True)  # what restores it lies there, and is run
         os.makedirs(images, mode=0o700, exist_ok=True)
         os.chmod(images, 0o700)  # the process's memory: its environment and settings are in it
     except OSError as error:
@@ -118,7 +119,7 @@ def create(location: str, folder: str, environ: Mapping[str, str]) -> dict[str, 
 def _write(folder: str, name: str, text: str) -> None:
     """A file that nobody else may write to: it is run, or says what is."""
     descriptor = os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    with open(descriptor, "w") as file:
+    with open(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
 
 

@@ -65,7 +65,7 @@ def lay_heap_aside(folder: str) -> int:
         (mm_path,) = _named(folder, "mm-")
         (pagemap_path,) = _named(folder, "pagemap-")
         mm_magic, (mm,) = _read(mm_path)
-        heap, others = _split(mm[_VMAS])
+        at, heap = _heap(mm[_VMAS])
         pagemap_magic, (head, *entries) = _read(pagemap_path)
         pages_path = os.path.join(folder, f"pages-{_number(head, _PAGES_ID)}.img")
         files_path = os.path.join(folder, "files.img")
@@ -85,20 +85,19 @@ def lay_heap_aside(folder: str) -> int:
     named: Message = {_REG_ID: [file_id], _REG_FLAGS: [os.O_RDONLY], _REG_POSITION: [0]}
     named.update({_REG_OWNER: [_NO_OWNER], _REG_NAME: [f"/{HEAP_NAME}".encode()]})
     files.append({_TYPE: [_REG_FILE], _ID: [file_id], _REGULAR: [_packed(named)]})
-    mm[_VMAS] = [*others, _packed(heap)]
-    mm[_VMAS].sort(key=lambda vma: _number(_message(vma), _START))
+    mm[_VMAS][at] = _packed(heap)
     _write(mm_path, mm_magic, [mm])
     _write(pagemap_path, pagemap_magic, [head, *(_entry(run) for run in kept)])
     _write(files_path, files_magic, files)
     return end - begin
 
 
-def _split(vmas: list[int | bytes]) -> tuple[Message, list[int | bytes]]:
-    """The heap, and all other mappings as they are. Raises ValueError where there is not just one heap."""
+def _heap(vmas: list[int | bytes]) -> tuple[int, Message]:
+    """Where the heap is among the mappings, and it. Raises ValueError where there is not just one heap."""
     wanted = _HEAP_AREA | _ANON_PRIVATE
-    heaps = [vma for vma in vmas if _number(_message(vma), _STATUS) & wanted == wanted]
-    (heap,) = heaps
-    return _message(heap), [vma for vma in vmas if vma is not heap]
+    each = enumerate(map(_message, vmas))
+    (found,) = ((at, vma) for at, vma in each if _number(vma, _STATUS) & wanted == wanted)
+    return found
 
 
 def _run(entry: Message) -> _Run:

@@ -121,6 +121,9 @@ def go_on(
     from .. import server
 
     function, renewal, service = template.function, template.renewal, template.function.service
+    function.settings = function.settings._replace(  # further models are opened in the copy itself
+        threads=template.threads, objective=template.settings.objective
+    )
     service.tenant = environ.get("PREHEAT_TENANT", template.settings.tenant)
     server.check_isolation(template.settings, service.tenant)
     began_ns = renewal.woken_ns or time.perf_counter_ns()
