@@ -204,6 +204,7 @@ class Connection:
         return self._done[0][0] if self._done else None
 
     def close(self) -> None:
+        self._body.clear()
         self.socket.close()
 
     def _then(self, following: Next) -> Next:
@@ -283,6 +284,7 @@ class Connection:
             path = unquote(path)
         method = self._parser.get_method().decode()
         request = HttpRequest(method, path, self._headers, b"".join(self._body), time.perf_counter_ns())
+        self._body.clear()  # this lives as long as the connection, and in a cycle with its parser after that
         self._done.append((request, query, self._parser.should_keep_alive()))
 
     def _new_request(self) -> None:

@@ -64,6 +64,7 @@ class Door(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self._doors.discard(self)
+        self._body.clear()
         self._expect(None)
         if self._answering is not None:
             self._answering.cancel()  # what still waits in a queue need not run
@@ -187,9 +188,9 @@ class Door(asyncio.Protocol):
         except (httptools.HttpParserError, UnicodeDecodeError):
             raise InvalidRequestError("the request's target is not a URL") from None
         method = self._parser.get_method()
-        request = Request(
-            method, path, url.query or b"", self._headers, b"".join(self._body), time.perf_counter_ns()
-        )
+        body = b"".join(self._body)
+        self._body.clear()  # this lives as long as the connection, and in a cycle with its parser after that
+        request = Request(method, path, url.query or b"", self._headers, body, time.perf_counter_ns())
         self._requests.append((request, self._parser.should_keep_alive()))
 
     def _renew(self) -> None:

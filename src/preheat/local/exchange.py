@@ -83,6 +83,7 @@ class _Connection(asyncio.Protocol):
         self.reusable = self.reusable and self._parser.should_keep_alive() and not self._head
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(Response(status, self._reason, self._headers, b"".join(self._body)))
+            self._body.clear()
 
 
 class Exchange:
