@@ -130,7 +130,8 @@ class FakeKnative:
             if server.process.poll() is not None:
                 revision.reason = f"ExitCode{server.process.returncode}"
                 return
-            with contextlib.suppress(OSError, http.client.HTTPException):
+            # AssertionError: it has ended since it was looked at, and is looked at again.
+            with contextlib.suppress(OSError, http.client.HTTPException, AssertionError):
                 if server.request("GET", "/v2/health/ready").status == 200:
                     revision.ready, revision.reason = True, ""
                     revision.used = time.monotonic()
