@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 
 from .adapters.messages import HttpRequest, HttpResponse
 from .adapters.observe import refused
-from .adapters.routes import from_error, tenant_of
+from .adapters.responses import from_error
+from .adapters.routes import tenant_of
 from .adapters.sockets import Sockets
 from .errors import PreheatError, UsageError
 from .function import Function, platform, quieten_libraries, target

@@ -15,7 +15,8 @@ from ..service import Service
 from .asgi import read_request
 from .observe import refused
 from .other_routes import OtherRoutes
-from .routes import DEFECT, ROUTES, from_error, match, respond
+from .responses import DEFECT, from_error
+from .routes import ROUTES, match, respond
 from .schemas import DOCS
 
 try:

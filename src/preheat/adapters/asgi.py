@@ -13,7 +13,8 @@ from ..errors import InvalidRequestError, PreheatError, TooLargeError
 from ..service import State
 from .messages import HttpRequest, HttpResponse, add_header
 from .observe import refused
-from .routes import from_error, match, respond
+from .responses import from_error
+from .routes import match, respond
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor

@@ -19,7 +19,8 @@ from ..principals import lambda_principal, principal
 from .lambda_events import deadline_ns, event_response, foreign, held_against_limit, is_http, request_of
 from .messages import HttpRequest
 from .observe import refused
-from .routes import from_error, respond
+from .responses import from_error
+from .routes import respond
 
 if TYPE_CHECKING:
     from ..function import Function

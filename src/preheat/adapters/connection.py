@@ -15,7 +15,8 @@ from ..errors import InvalidRequestError, PreheatError, TooLargeError
 from ..service import Service, State
 from .messages import HttpRequest, HttpResponse, add_header
 from .observe import refused
-from .routes import from_error, respond
+from .responses import from_error
+from .routes import respond
 
 IDLE_S = 75.0
 """Seconds that a connection may lie idle between requests."""

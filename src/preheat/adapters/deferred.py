@@ -12,7 +12,7 @@ from ..errors import CancelledError, InvalidRequestError, NotFoundError
 from ..jobs import Jobs
 from ..ledger import new_fence
 from ..service import Service
-from . import routes
+from . import responses, routes
 from .keys import record_name, tenant_prefix
 from .messages import HttpRequest, HttpResponse
 
@@ -42,7 +42,7 @@ def accept(service: Service, http: HttpRequest, request: Request) -> HttpRespons
     envelope = _envelope(http, request.tenant, service.telemetry.traceparent)
     outcome = jobs(service).accept(key.name, key.fingerprint(loaded), envelope)
     if outcome is not None:
-        return routes.replayed(service, outcome)
+        return responses.replayed(service, outcome)
     return _told(service, key.name, preferred=True)
 
 
@@ -58,7 +58,7 @@ def status(service: Service, request: HttpRequest, values: dict[str, str]) -> Ht
     if record is None:
         raise _unknown(values)
     if record.outcome is not None:
-        return routes.replayed(service, unpack(record.outcome))
+        return responses.replayed(service, unpack(record.outcome))
     return _told(service, name, running=record.lease_left > 0)
 
 
@@ -72,7 +72,7 @@ def cancel(service: Service, request: HttpRequest, values: dict[str, str]) -> Ht
         raise _unknown(values)
     if stands != called_off:
         idempotency.ledger.remove(name)
-    return HttpResponse(204, routes.own(service), b"")
+    return HttpResponse(204, responses.own(service), b"")
 
 
 def _told(service: Service, name: str, *, running: bool = True, preferred: bool = False) -> HttpResponse:
@@ -80,7 +80,7 @@ def _told(service: Service, name: str, *, running: bool = True, preferred: bool 
     document = {"id": place.rpartition("/")[2], "status": "running" if running else "waiting"}
     headers = [
         ("content-type", "application/json"),
-        *routes.own(service, outcome="accepted"),
+        *responses.own(service, outcome="accepted"),
         ("location", place),
         ("retry-after", "1"),
         *([("preference-applied", "respond-async")] if preferred else []),

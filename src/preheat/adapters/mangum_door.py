@@ -14,7 +14,7 @@ from ..errors import NotFoundError, PreheatError
 from ..principals import lambda_principal
 from .lambda_events import deadline_ns, event_response, is_http, request_of
 from .messages import HttpResponse
-from .routes import from_error
+from .responses import from_error
 
 try:
     from mangum import Mangum

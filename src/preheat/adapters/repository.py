@@ -12,7 +12,8 @@ from ..errors import InvalidRequestError, RequestError
 from ..protocol import strict_json
 from .body import read_body
 from .messages import HttpRequest, HttpResponse
-from .routes import as_json, further, named, tenant_of
+from .responses import as_json
+from .routes import further, named, tenant_of
 
 if TYPE_CHECKING:
     from ..models import Model, Models

@@ -1,8 +1,8 @@
 """The hot routes over HTTP, whatever carries them: a request in, a response out.
 
 Every door (the server's sockets, ASGI, FastAPI, Lambda) converts to and from ``messages`` and calls
-``respond``, so they answer alike. This is the one place where errors become statuses. Modules that bring
-numpy are imported inside the routes: liveness is answered before numpy is there.
+``respond``, so they answer alike. Modules that bring numpy are imported inside the routes: liveness is
+answered before numpy is there.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .. import errors
 from ..answer import Answer
@@ -21,8 +20,9 @@ from ..phases import StartKind
 from ..protocol import strict_json
 from ..service import Service, State
 from .body import content_type, read_body
-from .messages import Headers, HttpRequest, HttpResponse
+from .messages import HttpRequest, HttpResponse
 from .observe import metrics, observed
+from .responses import DEFECT, as_json, error_response, from_error, own, recorded
 
 if TYPE_CHECKING:
     from ..bootstrap import Loaded
@@ -44,25 +44,6 @@ class Route(NamedTuple):
     @property
     def name(self) -> str:
         return f"/{'/'.join(self.pattern)}"
-
-
-DEFECT = "the server or its task met a defect; its log has it"
-_STATUS: dict[type, tuple[int, str]] = {
-    errors.NotFoundError: (404, "rejected"),
-    errors.TooLargeError: (413, "rejected"),
-    errors.UnsupportedMediaError: (415, "rejected"),
-    errors.UnprocessableError: (422, "rejected"),
-    errors.UnauthenticatedError: (401, "rejected"),
-    errors.ForbiddenError: (403, "rejected"),
-    errors.CancelledError: (410, "rejected"),
-    errors.RequestError: (400, "rejected"),
-    errors.InProgressError: (409, "in_progress"),
-    errors.ThrottledError: (429, "throttled"),
-    errors.TimedOutError: (504, "timed_out"),
-    errors.LedgerError: (503, "unavailable"),
-    errors.FailedStartError: (503, "unavailable"),
-    errors.UnavailableError: (503, "shed"),
-}
 
 
 def match(path: str) -> dict[str, tuple[Route, dict[str, str]]]:
@@ -97,7 +78,7 @@ def _answer(
     method = "GET" if request.method == "HEAD" else request.method
     if method not in routes:
         allowed = ", ".join(sorted({*routes, *(["HEAD"] if "GET" in routes else [])}))
-        return _error(
+        return error_response(
             service, 405, "method_not_allowed", f"{request.path} takes {allowed}", "rejected", allow=allowed
         )
     route, values = routes[method]
@@ -116,23 +97,7 @@ def _answer(
         import traceback
 
         traceback.print_exc(file=sys.stderr)
-        return _error(service, 500, "internal", DEFECT, "failed")
-
-
-def from_error(service: Service, error: errors.PreheatError) -> HttpResponse:
-    """The response for an error of the tree."""
-    status, outcome = _status(type(error))
-    extra = {}
-    if isinstance(error, errors.UnavailableError):
-        extra["retry-after"] = str(error.retry_after)
-    if status == 401:
-        extra["www-authenticate"] = "Bearer"
-    return _error(service, status, error.code, str(error), outcome, **extra)
-
-
-def _status(kind: type) -> tuple[int, str]:
-    """The status and the outcome of an error's class, or of the nearest that it is one of."""
-    return next((_STATUS[one] for one in kind.__mro__ if one in _STATUS), (500, "failed"))
+        return error_response(service, 500, "internal", DEFECT, "failed")
 
 
 # The routes
@@ -352,7 +317,7 @@ def _handle(service: Service, request: HttpRequest, prepare: Prepare, values: di
     timing = f"wait;dur={outcome.waited_ns / 1e6:.3f}, run;dur={outcome.ran_ns / 1e6:.3f}"
     if outcome.cold:
         timing = f"{loaded.report.server_timing()}, {timing}"
-    response = _recorded(service, outcome.answer)
+    response = recorded(service, outcome.answer)
     headers = response.headers
     headers += [("x-preheat-start", start), ("server-timing", timing)]
     if outcome.variant:
@@ -364,43 +329,6 @@ def _handle(service: Service, request: HttpRequest, prepare: Prepare, values: di
     if degraded:
         headers.append(("x-preheat-degraded", ", ".join(degraded)))
     return response
-
-
-def replayed(service: Service, answer: Answer | errors.PreheatError) -> HttpResponse:
-    """The response for an outcome that was recorded before."""
-    response = _recorded(service, answer)
-    response.headers.append(("x-preheat-replayed", "true"))
-    return response
-
-
-def _recorded(service: Service, answer: Answer | errors.PreheatError) -> HttpResponse:
-    if isinstance(answer, errors.PreheatError):
-        return from_error(service, answer)
-    headers = [("content-type", answer.content_type), *answer.headers, *own(service)]
-    return HttpResponse(200, headers, answer.body)
-
-
-def own(service: Service, outcome: str = "ok") -> Headers:
-    """The headers that every response has."""
-    return [("x-preheat-instance", service.instance), ("x-preheat-outcome", outcome)]
-
-
-def as_json(service: Service, status: int, document: Any, *extra: tuple[str, str]) -> HttpResponse:
-    outcome = "ok" if status == 200 else "unavailable"
-    headers = [("content-type", "application/json"), *own(service, outcome), *extra]
-    return HttpResponse(status, headers, json.dumps(document).encode())
-
-
-def _error(
-    service: Service, status: int, code: str, message: str, outcome: str, **extra: str
-) -> HttpResponse:
-    headers = [("content-type", "application/json"), *own(service, outcome=outcome), *extra.items()]
-    return HttpResponse(status, headers, _error_body(message, code))
-
-
-@lru_cache(maxsize=16)  # under a flood it is the same one again and again
-def _error_body(message: str, code: str) -> bytes:
-    return json.dumps({"error": message, "code": code}).encode()
 
 
 def named(loaded: Loaded, values: dict[str, str]) -> Loaded:

@@ -6,7 +6,8 @@ from ..errors import PreheatError
 from ..service import Service
 from .messages import HttpRequest, HttpResponse
 from .observe import observed
-from .routes import Route, from_error, tenant_of
+from .responses import from_error
+from .routes import Route, tenant_of
 
 
 def shed_early(service: Service, request: HttpRequest, route: Route) -> HttpResponse | None:
