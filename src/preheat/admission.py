@@ -89,7 +89,6 @@ class Admission:
         self._taken = 0
         self._lines: dict[str, deque[Place]] = {}
         self._gathering: list[str | None] = []
-        self._runs: dict[str, int] = {}
         self._running: set[Place] = set()
         self._used: dict[str, tuple[float, float]] = {}
         """Seconds that a tenant ran, those of long ago for less, and when that was counted."""
@@ -276,7 +275,8 @@ class Admission:
         """Whether there is a turn for a tenant."""
         if self.running >= self.turns:
             return False
-        if self._runs.get(tenant, 0) < (self.turns + 1) // 2 or not self._others_about(tenant):
+        own = sum(place.tenant == tenant for place in self._running)
+        if own < (self.turns + 1) // 2 or not self._others_about(tenant):
             return True
         others = [other for other in self._places if other != tenant]
         return bool(others) and not self._heavy(tenant) and all(map(self._heavy, others))
@@ -294,7 +294,8 @@ class Admission:
         ones together hold nobody up."""
         if not self._heavy(tenant) or time.perf_counter() >= self._ran.get(tenant, 0.0) + YIELD_S:
             return False
-        return any(not self._heavy(other) for other in (*self._runs, *self._lines))
+        running = (place.tenant for place in self._running)
+        return any(not self._heavy(other) for other in (*running, *self._lines))
 
     def _preempt(self, tenant: str) -> None:
         """End what heavy tenants run, where this one may go first."""
@@ -314,24 +315,14 @@ class Admission:
     def _run(self, place: Place) -> None:
         place.began = time.perf_counter()
         self._running.add(place)
-        tenant = place.tenant
-        self._runs[tenant] = self._runs.get(tenant, 0) + 1
-        if tenant in self._lines:
-            self._ran[tenant] = time.perf_counter()
+        if place.tenant in self._lines:
+            self._ran[place.tenant] = place.began
 
     def _end(self, place: Place) -> None:
         self._running.remove(place)
-        tenant, now = place.tenant, time.perf_counter()
-        used = self._lately(tenant) * LATELY_S + now - place.began
-        self._used.pop(tenant, None)
-        self._used[tenant] = used, now
-        if len(self._used) > MAX_BUCKETS:
-            del self._used[next(iter(self._used))]
-        left = self._runs[tenant] - 1
-        if left:
-            self._runs[tenant] = left
-        else:
-            del self._runs[tenant]
+        now = time.perf_counter()
+        used = self._lately(place.tenant) * LATELY_S + now - place.began
+        _remember(self._used, place.tenant, (used, now))
 
     def _hand_out(self) -> None:
         """Wake those whose turn it is: the tenants take turns, in the order in which they began to wait."""
@@ -380,14 +371,20 @@ class Admission:
     def _pay(self, tenant: str) -> None:
         """Take one token from the tenant's bucket. Raises ThrottledError."""
         now = time.perf_counter()
-        tokens, seen = self._buckets.pop(tenant, (float(self._burst), now))
+        tokens, seen = self._buckets.get(tenant, (float(self._burst), now))
         tokens = min(tokens + (now - seen) * self._rate, float(self._burst))
-        self._buckets[tenant] = (tokens - 1.0 if tokens >= 1.0 else tokens), now
-        if len(self._buckets) > MAX_BUCKETS:
-            del self._buckets[next(iter(self._buckets))]
+        _remember(self._buckets, tenant, (tokens - 1.0 if tokens >= 1.0 else tokens, now))
         if tokens < 1.0:
             seconds = (1.0 - tokens) / self._rate
             raise ThrottledError(
                 f"more than {self._rate:g} requests a second; send it again in {seconds:.1f} s",
                 retry_after=max(1, round(seconds + 0.5)),
             )
+
+
+def _remember(known: dict[str, tuple[float, float]], tenant: str, what: tuple[float, float]) -> None:
+    """Note it of a tenant; of too many, the one that was noted longest ago is forgotten."""
+    known.pop(tenant, None)
+    known[tenant] = what
+    if len(known) > MAX_BUCKETS:
+        del known[next(iter(known))]
