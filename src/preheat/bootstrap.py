@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 from . import fingerprint
 from .choice import Choice, choose, tiered, worse
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from .tasks import Task
 
 
-Result = TypeVar("Result")
 CPU_WITH_REQUESTS = ("lambda", "cloudrun")
 """Platforms that take the CPU away between requests: what runs beside them runs at their expense."""
 HEADROOM = 1.25
@@ -116,11 +115,9 @@ def _start(
         from .numpy_import import import_numpy  # isort: skip - before whatever else imports it
 
         import_numpy()
-        from . import arena
+        from . import arena, compile, warmup  # noqa: F401 - loaded here, for whoever opens
         from .batching import batcher
-        from .compile import compile
         from .tasks import built_in
-        from .warmup import warm
 
         machine = fingerprint.with_runtime(machine)
         task_class = task or built_in(artifact.manifest.task)
@@ -135,22 +132,20 @@ def _start(
     ready_task: Task | None = None
     for variant in choice.variants:
         try:
-            with clock.phase(Phase.COMPILE) as attributes:
-                opening = _Beside(partial(compile, artifact, variant, threads=threads, ahead=ahead))
-                try:
-                    if ready_task is None:
-                        with clock.phase(Phase.IMPORT) as imported:
-                            imported["of"] = "task"
-                            _import(task_class.libraries)
-                            ready_task = task_class(artifact)
-                except Exception:  # a signal's is none: that ends the process, whatever is being opened
-                    opening.join()
-                    raise
-                engine = opening.result()
-                attributes.update({} if ahead is None else ahead.told)
-                attributes.update(variant=variant.name, provider=variant.requires.provider, threads=threads)
-            with clock.phase(Phase.WARMUP) as attributes:
-                attributes.update(warm(engine, artifact))
+            opening = _Opening(artifact, variant, threads, ahead, clock)
+            try:
+                if ready_task is None:
+                    with clock.phase(Phase.IMPORT) as attributes:
+                        attributes["of"] = "the task's libraries"
+                        _import(task_class.libraries)
+                    opening.runs.wait()
+                    with clock.phase(Phase.IMPORT) as attributes:
+                        attributes["of"] = "the task's assets"
+                        ready_task = task_class(artifact)
+            except Exception:  # a signal's is none: that ends the process, whatever is being opened
+                opening.join()
+                raise
+            engine = opening.result()
             break
         except EngineError as error:
             engine = None  # what it holds is the next one's
@@ -194,15 +189,23 @@ def _start(
     )
 
 
-class _Beside(threading.Thread, Generic[Result]):
-    """Work in a thread of its own, begun at once. onnxruntime opens a session without the interpreter's lock,
-    so that the task's library and tokenizer are loaded meanwhile: by the main thread, as a function's own
-    task may expect."""
+class _Opening(threading.Thread):
+    """A variant's session, opened and proved in a thread of its own, begun at once.
 
-    def __init__(self, work: Callable[[], Result]) -> None:
+    onnxruntime does both without the interpreter's lock, and the main thread has the task made ready
+    meanwhile, as a function's own may expect: its library is imported while the session opens, and its assets
+    are loaded while the session is proved. Not before: a tokenizer keeps the lock for as long as it is read,
+    and a session asks for it between reading the graph and the rest of its opening.
+    """
+
+    def __init__(
+        self, artifact: Artifact, variant: Variant, threads: int, ahead: Ahead | None, clock: PhaseClock
+    ) -> None:
         super().__init__(name="preheat-opening")
-        self._work = work
-        self._done: list[Result] = []
+        self.runs = threading.Event()
+        """Set where the session is about to run, or is not to."""
+        self._work = partial(self._proved, artifact, variant, threads, ahead, clock)
+        self._done: list[Engine] = []
         self._error: BaseException | None = None
         self.start()
 
@@ -211,9 +214,25 @@ class _Beside(threading.Thread, Generic[Result]):
             self._done.append(self._work())
         except BaseException as error:
             self._error = error
+        finally:
+            self.runs.set()
 
-    def result(self) -> Result:
-        """What came of it, once it is there; raises what it raised."""
+    def _proved(
+        self, artifact: Artifact, variant: Variant, threads: int, ahead: Ahead | None, clock: PhaseClock
+    ) -> Engine:
+        from .compile import compile  # loaded; not at the top, for it brings numpy
+        from .warmup import warm
+
+        with clock.phase(Phase.COMPILE) as attributes:
+            engine = compile(artifact, variant, threads=threads, ahead=ahead)
+            attributes.update({} if ahead is None else ahead.told)
+            attributes.update(variant=variant.name, provider=variant.requires.provider, threads=threads)
+        with clock.phase(Phase.WARMUP) as attributes:
+            attributes.update(warm(engine, artifact, begins=self.runs.set))
+        return engine
+
+    def result(self) -> Engine:
+        """The engine, once it is proved; raises what opening or proving it raised."""
         self.join()
         if self._error is not None:
             raise self._error

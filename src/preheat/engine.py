@@ -40,9 +40,11 @@ def open_session(
     """
     import onnxruntime as ort
 
+    provider = variant.requires.provider
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    options.enable_mem_reuse = provider != CPU  # its search is most of an opening; the arena reuses as well
     options.log_severity_level = 4  # errors come as exceptions, and from there as answers
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[variant.optimization])
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -50,7 +52,6 @@ def open_session(
     arena.held()
     for key, value in variant.config.items():
         options.add_session_config_entry(key, value)
-    provider = variant.requires.provider
     try:
         for name, value in (initializers or {}).items():
             options.add_initializer(name, value)

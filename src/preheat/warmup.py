@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from .download import Artifact
 from .engine import Engine
 from .errors import GoldenError, RequestError
 from .tensors import drift, unpack
 
 
-def warm(engine: Engine, artifact: Artifact, *, once: bool = False) -> dict[str, float | int]:
+def warm(
+    engine: Engine, artifact: Artifact, *, once: bool = False, begins: Callable[[], object] | None = None
+) -> dict[str, float | int]:
     """Run every golden inference ``warmup_runs`` times, or the first one ``once``; give the runs made and the
-    largest drift.
+    largest drift. ``begins``: called when the first run is about to begin.
 
     Raises GoldenError where an answer is further from the recorded one than the manifest's tolerance.
     """
@@ -19,6 +23,8 @@ def warm(engine: Engine, artifact: Artifact, *, once: bool = False) -> dict[str,
     runs, worst = 0, 0.0
     for golden in manifest.golden[:1] if once else manifest.golden:
         inputs, outputs = (unpack(_read(artifact.path(path))) for path in golden)
+        if begins is not None and not runs:
+            begins()
         for _ in range(1 if once else max(manifest.warmup_runs, 1)):
             try:
                 answers = engine.run(inputs)

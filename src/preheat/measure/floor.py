@@ -67,6 +67,7 @@ def open_session(plan: dict[str, Any]) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = plan["threads"]
     options.inter_op_num_threads = 1
+    options.enable_mem_reuse = plan["providers"][0][0] != "CPUExecutionProvider"
     options.log_severity_level = 4
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, plan["optimization"])
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -35,7 +35,7 @@ BUILT_IN = {
 
 
 class Task:
-    """Base of every task. The artifact's assets are loaded by ``__init__``, in the compile phase."""
+    """Base of every task. The artifact's assets are loaded by ``__init__``, while the session is proved."""
 
     accepts: tuple[str, ...] = ()
     """Content types that ``prepare`` takes as raw ``bytes``, beside JSON: ``("image/*",)``, say."""
