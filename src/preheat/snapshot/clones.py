@@ -44,7 +44,7 @@ def main(control: socket.socket, environ: Mapping[str, str]) -> int:
         tell(control, what="failed", error=f"{type(error).__name__}: {error}", code="hook")
         return 1
     report = template.report
-    return Copies(control, partial(_be_clone, template, environ)).run(
+    return Copies(control, partial(_be_clone, template, environ), ahead=partial(_run_once, template)).run(
         location=template.location, version=report.facts["artifact"]["version"], report=report.to_dict()
     )
 
@@ -59,6 +59,23 @@ def _be_clone(template: Template, environ: Mapping[str, str], asked: Asked) -> i
     template.renewal.woken_ns, template.renewal.instance = asked.began_ns, asked.instance
     settle = partial(_settle, template, stop)
     return go_on(template, asked.listener, stop, {**environ, **own}, settle=settle)
+
+
+def _run_once(template: Template) -> None:
+    """In a spare: write to the pages that a first answer will write to, by the recorded request's run; by the
+    first golden inference where there is none, or the task is the function's own, which nobody asked. Raises
+    PreheatError."""
+    from ..warmup import warm
+
+    loaded = template.function.service.current
+    assert loaded is not None  # noqa: S101 - the template was started
+    assert loaded.artifact is not None  # noqa: S101 - bootstrap keeps it
+    sample = loaded.engine.manifest.sample
+    if sample is None or template.function.task is not None:
+        warm(loaded.engine, loaded.artifact, once=True)
+        return
+    inputs = loaded.task.prepare(sample["request"])
+    loaded.task.finish(loaded.engine.run(inputs), inputs)
 
 
 def _settle(template: Template, stop: Stop) -> None:

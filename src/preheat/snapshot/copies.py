@@ -1,5 +1,8 @@
 """The process that copies are made of: it sleeps in one poll, in its only thread, and makes a copy on
 request. ``forkserver.py`` has the protocol; ``clones.py`` and ``restores.py`` say what a copy is.
+
+One may be forked before anybody asks, and wait: a ``Spare``. What a fork costs, and the pages that a copy
+makes its own, are paid by then.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import PreheatError, UsageError
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
 MAX_MESSAGE = 1 << 16
+SPARE_S = 0.25
+"""Seconds in which nobody asks for a copy, until one is forked ahead: not beside a first answer."""
 CGROUP = "PREHEAT_CGROUP"
 """In a copy's environment: the cgroup's folder that it puts itself into first."""
 OWN = ("PREHEAT_TENANT", CGROUP)
@@ -47,16 +53,51 @@ class Asked(NamedTuple):
     """``perf_counter_ns`` when it was asked for."""
 
 
+class Spare:
+    """A process that waits to be a copy. ``ours``: one end of a pair of sockets; it ends when that closes."""
+
+    def __init__(self, pid: int, ours: socket.socket) -> None:
+        self.pid = pid
+        self.ours = ours
+
+    def becomes(self, asked: Asked) -> bool:
+        """Let it be what somebody wants; False where it is no more."""
+        message = {"environ": dict(asked.environ), "instance": asked.instance, "began_ns": asked.began_ns}
+        sent = [asked.listener.fileno(), *([asked.output] if asked.output >= 0 else [])]
+        try:
+            socket.send_fds(self.ours, [json.dumps(message).encode()], sent)
+        except OSError:
+            return False
+        return True
+
+    @staticmethod
+    def wait(theirs: socket.socket) -> Asked | None:
+        """In the process itself: what it is to be; None where it is not needed any more."""
+        data, descriptors, _, _ = socket.recv_fds(theirs, MAX_MESSAGE, 2)
+        theirs.close()
+        if not data:
+            return None
+        output = descriptors[1] if len(descriptors) == 2 else -1
+        return Asked(socket.socket(fileno=descriptors[0]), output, **json.loads(data))
+
+
 class Copies:
     """``child``: what a copy does, with _SIGNALS blocked and no descriptor of this process's own; gives its
-    exit status. ``fork``: how its process is made."""
+    exit status. ``fork``: how its process is made, by ``os.fork`` where not told. ``ahead``: what a spare
+    does before it waits; without it there is none."""
 
     def __init__(
-        self, control: socket.socket, child: Callable[[Asked], int], fork: Callable[[], int] = os.fork
+        self,
+        control: socket.socket,
+        child: Callable[[Asked], int],
+        fork: Callable[[], int] | None = None,
+        ahead: Callable[[], object] | None = None,
     ) -> None:
         self._control = control
         self._child = child
-        self._fork = fork
+        self._fork = fork or os.fork
+        self._ahead = ahead
+        self._spare: Spare | None = None
         self._stopping = False
         self._pids: set[int] = set()
         self._woken, self._wake = os.pipe()
@@ -75,7 +116,9 @@ class Copies:
         poll.register(self._control, select.POLLIN)
         poll.register(self._woken, select.POLLIN)
         while not self._stopping:
-            poll.poll()
+            if not poll.poll(self._spare_ms()):
+                self._make_spare()
+                continue
             with contextlib.suppress(BlockingIOError):
                 os.read(self._woken, 4096)
             self._reap()
@@ -91,6 +134,7 @@ class Copies:
                         os.kill(pid, signal.SIGTERM)
                 break
             self._answer(data, descriptors, time.perf_counter_ns())
+        self._drop_spare()
         return 0
 
     def _answer(self, data: bytes, descriptors: list[int], began_ns: int) -> None:
@@ -125,24 +169,68 @@ class Copies:
                 listener.close()
 
     def _made(self, asked: Asked) -> int:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            with spare.ours:
+                if spare.becomes(asked):
+                    return spare.pid
+        return self._forked(partial(self._be_copy, asked))
+
+    def _be_copy(self, asked: Asked) -> int:
+        _enter(asked.environ.get(CGROUP, ""))
+        return self._child(asked)
+
+    def _spare_ms(self) -> float | None:
+        """Milliseconds until a spare is made where nothing else happens; None for none."""
+        return SPARE_S * 1e3 if self._ahead is not None and self._spare is None else None
+
+    def _make_spare(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                if threads_now() > 1:
+                    raise UsageError("the template has more than one thread now, and cannot be forked")
+                self._spare = Spare(self._forked(partial(self._be_spare, ours, theirs)), ours)
+                tell(self._control, what="spare", pid=self._spare.pid)
+            except (OSError, UsageError):  # whoever asks for a copy is told
+                self._ahead = None
+                ours.close()
+
+    def _be_spare(self, ours: socket.socket, theirs: socket.socket) -> int:
+        ours.close()
+        assert self._ahead is not None  # noqa: S101 - it is why there is one
+        self._ahead()
+        asked = Spare.wait(theirs)
+        return 0 if asked is None else self._be_copy(asked)
+
+    def _drop_spare(self) -> None:
+        if self._spare is not None:
+            self._spare.ours.close()
+            os.kill(self._spare.pid, signal.SIGKILL)  # it has nothing that anybody would miss
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._spare.pid, 0)
+            self._spare = None
+
+    def _forked(self, work: Callable[[], int]) -> int:
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # none is lost between two handlers
         try:
             pid = self._fork()
             if pid == 0:
-                self._be_child(asked)
+                self._be_child(work)
             return pid
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
-    def _be_child(self, asked: Asked) -> None:
+    def _be_child(self, work: Callable[[], int]) -> None:
         status = 1
         try:
             self._control.close()
             signal.set_wakeup_fd(-1)
             for descriptor in (self._woken, self._wake):
                 os.close(descriptor)
-            _enter(asked.environ.get(CGROUP, ""))
-            status = self._child(asked)
+            if self._spare is not None:  # while a copy held it, a spare would not see this process end
+                self._spare.ours.close()
+            status = work()
         except PreheatError as error:
             from ..server import told
 
@@ -162,6 +250,10 @@ class Copies:
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 if not pid:
                     return
+                if self._spare is not None and pid == self._spare.pid:  # what it does ahead fails
+                    self._spare.ours.close()
+                    self._spare = self._ahead = None
+                    continue
                 self._pids.discard(pid)
                 tell(self._control, what="ended", pid=pid, status=os.waitstatus_to_exitcode(status))
 

@@ -10,6 +10,7 @@ to it       ``{"environ": {…}}`` with one listening socket (SCM_RIGHTS): make 
 from it     ``ready`` (location, version, report), or ``failed`` (error, code), once
             ``cloned`` (pid, instance) or ``refused`` (error, code), for each request, in order
             ``ended`` (pid, status), when a clone has
+            ``spare`` (pid), when a process was forked ahead, to be the next clone
 ==========  ==========================================================================================
 
 Clones are the template's children. Where it dies they go on, and are children then of the nearest subreaper
@@ -80,6 +81,8 @@ class Template:
         self._poll = select.epoll()
         self._running: dict[int, int] = {}
         """Clones, each with its pidfd, once the template is gone."""
+        self._spare = 0
+        """The process id of the spare; 0 for none."""
         self._ended: list[Ended] = []
         self._answers: list[dict[str, Any]] = []
         self._failure: PreheatError | None = None
@@ -175,7 +178,7 @@ class Template:
     def running(self) -> list[int]:
         """Process ids of the clones that have not ended, as far as was heard."""
         with self._lock:
-            return list(self._running)
+            return [pid for pid in self._running if pid != self._spare]
 
     @property
     def failure(self) -> PreheatError | None:
@@ -262,6 +265,8 @@ class Template:
             self.location, self.version = message["location"], message["version"]
         elif what == "failed":
             self._failure = FailedStartError(message["error"], code=message["code"])
+        elif what == "spare":
+            self._spare = message["pid"]
         elif what == "ended":
             self._running.pop(message["pid"], None)
             self._ended.append(Ended(message["pid"], message["status"]))
@@ -269,6 +274,7 @@ class Template:
             self._answers.append(message)
             if what == "cloned":
                 self._running[message["pid"]] = -1
+                self._spare = 0  # it is this one, or was none
 
     def _gone(self) -> None:
         """The template is no more, or soon: its clones are watched from here."""
@@ -282,6 +288,8 @@ class Template:
         with control, contextlib.suppress(OSError):
             while data := control.recv(MAX_MESSAGE):
                 self._take(json.loads(data))
+        if self._spare:  # it ends by itself, and comes to whoever the clones come to
+            self._running[self._spare] = -1
         for pid in self._running:
             with contextlib.suppress(ProcessLookupError):
                 self._running[pid] = os.pidfd_open(pid)
@@ -305,7 +313,8 @@ class Template:
                 self._poll.unregister(descriptor)
                 os.close(descriptor)
             del self._running[pid]
-            self._ended.append(Ended(pid, status))
+            if pid != self._spare:
+                self._ended.append(Ended(pid, status))
 
 
 def main() -> int:

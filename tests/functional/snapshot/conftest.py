@@ -59,6 +59,20 @@ class Instance:
         os.kill(self.clone.pid, number)
 
 
+def spare_of(template: Template, timeout: float = 20.0) -> int:
+    """The process id of the template's spare, once there is one."""
+    template.wait_ready()
+    deadline = time.monotonic() + timeout
+    while True:
+        template.ended()
+        children = Path(f"/proc/{template.pid}/task/{template.pid}/children").read_text().split()
+        spare = {*map(int, children)} - {*template.running}
+        if spare:
+            return spare.pop()
+        assert time.monotonic() < deadline, "no spare was forked"
+        time.sleep(0.02)
+
+
 def until_ended(template: Template, count: int, timeout: float = 20.0) -> list[Ended]:
     """The next clones that end, in order."""
     deadline = time.monotonic() + timeout

@@ -8,7 +8,7 @@ import os
 import signal
 from pathlib import Path
 
-from .conftest import Instance, environ, template_of, until_ended
+from .conftest import Instance, environ, spare_of, template_of, until_ended
 
 CLONES = int(os.environ.get("CLONES", "250"))
 """``CLONES=1000`` takes more of them, for half a minute."""
@@ -59,7 +59,9 @@ def test_no_id_seed_nonce_or_socket_is_there_twice(
     with template_of(environ(tmp_path / "app.py", cache), tmp_path / "log") as template:
         template.wait_ready()
         opened = len(os.listdir(f"/proc/{template.pid}/fd"))
-        for _ in range(CLONES):
+        for index in range(CLONES):
+            if index % 50 == 25:
+                spare_of(template)  # the next one was forked before it was asked for
             clone = Instance(template)
             answer = clone.ask()
             assert answer.status == 200, (tmp_path / "log").read_text()[-2000:]
@@ -74,7 +76,7 @@ def test_no_id_seed_nonce_or_socket_is_there_twice(
             clone.signal(signal.SIGKILL)
             clone.listener.close()
             assert until_ended(template, 1) == [(clone.clone.pid, -signal.SIGKILL)]
-        assert len(os.listdir(f"/proc/{template.pid}/fd")) == opened
+        assert len(os.listdir(f"/proc/{template.pid}/fd")) - opened in (0, 1)  # one for a spare
         # What the template has open is no clone's.
         for name in os.listdir(f"/proc/{template.pid}/fd"):
             link = os.readlink(f"/proc/{template.pid}/fd/{name}")

@@ -20,7 +20,7 @@ from preheat.measure.start import pss_mib
 from preheat.snapshot.forkserver import Template
 
 from ...otlp import collecting
-from .conftest import Instance, environ, template_of, until_ended
+from .conftest import Instance, environ, spare_of, template_of, until_ended
 
 SLOW_APP = """
 import time
@@ -57,6 +57,92 @@ def test_a_clone_answers_what_waited_in_the_backlog_as_a_restored_instance(
     ids = [answer.headers["x-preheat-instance"] for answer in answers]
     assert ids == [first.clone.instance, second.clone.instance, first.clone.instance]
     assert first.clone.instance != filetype_template.report["instance"]
+
+
+def test_what_was_forked_ahead_is_the_next_clone_and_no_other(filetype_template: Template) -> None:
+    spare = spare_of(filetype_template)
+    assert filetype_template.running == []
+    first, second = Instance(filetype_template), Instance(filetype_template)
+    assert first.clone.pid == spare != second.clone.pid
+    assert filetype_template.running == [first.clone.pid, second.clone.pid]
+    assert [first.ask().headers["x-preheat-instance"], second.ask().headers["x-preheat-instance"]] == [
+        first.clone.instance,
+        second.clone.instance,
+    ]
+    another = spare_of(filetype_template)
+    first.signal()
+    second.signal(signal.SIGKILL)
+    assert {ended.pid for ended in until_ended(filetype_template, 2)} == {first.clone.pid, second.clone.pid}
+    assert Instance(filetype_template).clone.pid == another
+
+
+def test_a_spare_that_is_killed_is_nobodys_clone(filetype_template: Template) -> None:
+    spare = spare_of(filetype_template)
+    os.kill(spare, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{spare}").exists():
+        assert time.monotonic() < deadline, "the template does not reap it"
+        time.sleep(0.005)
+    clone = Instance(filetype_template)
+    assert clone.ask().status == 200
+    assert filetype_template.ended() == []
+    assert filetype_template.running == [clone.clone.pid]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_spare_ends_with_its_template(filetype_template: Template, number: int) -> None:
+    clone = Instance(filetype_template)  # it must not keep the spare's socket
+    assert clone.ask().status == 200
+    spare = spare_of(filetype_template)
+    os.kill(filetype_template.pid, number)
+    deadline = time.monotonic() + 10
+    while filetype_template.alive or (Path(f"/proc/{spare}").exists() and state_of(spare) != "Z"):
+        assert filetype_template.ended() == []
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert filetype_template.running == [clone.clone.pid]
+    assert clone.ask().status == 200
+    clone.signal(signal.SIGKILL)
+
+
+def state_of(pid: int) -> str:
+    """Z for one that has ended and nobody has reaped."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+
+def test_a_spare_that_fails_is_the_last_one(filetype_artifact: Path, cache: Path, tmp_path: Path) -> None:
+    text = f"""
+import os
+import preheat
+from preheat import Function, warmup
+from preheat.tasks.filetype import FileType
+
+done = []
+preheat.snapshot.before(lambda: done.append("before"))
+preheat.snapshot.after(lambda: done.append("after"))
+run = warmup.warm
+
+
+def warm(*args, **more):
+    if done == ["before"]:
+        with open({str(tmp_path / "spares")!r}, "a") as file:
+            file.write("one\\n")
+        os._exit(9)
+    return run(*args, **more)
+
+
+warmup.warm = warm
+function = Function(__file__, task=FileType)
+"""
+    with template_of(environ(app(tmp_path, filetype_artifact, text), cache)) as template:
+        template.wait_ready()
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "spares").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(1.0)
+        assert Instance(template).ask().status == 200
+        assert (tmp_path / "spares").read_text() == "one\n"
 
 
 def test_its_report_is_of_the_restore_alone(filetype_template: Template) -> None:
