@@ -115,9 +115,11 @@ def _start(
         from .numpy_import import import_numpy  # isort: skip - before whatever else imports it
 
         import_numpy()
-        from . import arena, compile, warmup  # noqa: F401 - loaded here, for whoever opens
+        from . import arena
         from .batching import batcher
+        from .compile import compile  # noqa: F401 - loaded here, for the thread that opens
         from .tasks import built_in
+        from .warmup import warm  # noqa: F401 - as compile
 
         machine = fingerprint.with_runtime(machine)
         task_class = task or built_in(artifact.manifest.task)
