@@ -236,8 +236,11 @@ class _Opening(threading.Thread):
     def result(self) -> Engine:
         """The engine, once it is proved; raises what opening or proving it raised."""
         self.join()
-        if self._error is not None:
-            raise self._error
+        try:
+            if self._error is not None:
+                raise self._error
+        finally:
+            self._error = None  # its traceback holds this thread, and what the thread had opened
         return self._done.pop()
 
 

@@ -97,7 +97,8 @@ def test_the_socket_opens_first_liveness_answers_and_requests_wait(slow_app: Pat
         assert answer.status == 200
         assert answer.json()["predictions"][0]["label"] == "python"
         assert answer.headers["x-preheat-start"] == "cold"
-        assert "compile;dur=1" in answer.headers["server-timing"]
+        timing = [part.split(";dur=") for part in answer.headers["server-timing"].split(", ")]
+        assert max(float(ms) for phase, ms in timing if phase == "import") > 1000  # its task's assets
         assert server.request("GET", "/v2/health/ready").status == 200
         assert server.request("POST", "/predict", REQUEST).headers["x-preheat-start"] == "warm"
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 MAX_MESSAGE = 1 << 16
+_WAITS = b"\1"
 SPARE_S = 0.25
 """Seconds in which nobody asks for a copy, until one is forked ahead: not beside a first answer."""
 CGROUP = "PREHEAT_CGROUP"
@@ -54,11 +55,19 @@ class Asked(NamedTuple):
 
 
 class Spare:
-    """A process that waits to be a copy. ``ours``: one end of a pair of sockets; it ends when that closes."""
+    """A process that waits to be a copy. ``ours``: one end of a pair of sockets; it ends when that closes.
+    Signals that come to it before it is one wait until it is."""
 
     def __init__(self, pid: int, ours: socket.socket) -> None:
         self.pid = pid
         self.ours = ours
+
+    def waits(self) -> bool:
+        """Whether it has done what it does ahead."""
+        try:
+            return self.ours.recv(1, socket.MSG_DONTWAIT) == _WAITS
+        except OSError:
+            return False
 
     def becomes(self, asked: Asked) -> bool:
         """Let it be what somebody wants; False where it is no more."""
@@ -73,10 +82,16 @@ class Spare:
     @staticmethod
     def wait(theirs: socket.socket) -> Asked | None:
         """In the process itself: what it is to be; None where it is not needed any more."""
-        data, descriptors, _, _ = socket.recv_fds(theirs, MAX_MESSAGE, 2)
-        theirs.close()
+        with theirs:
+            try:
+                theirs.send(_WAITS)
+                data, descriptors, _, _ = socket.recv_fds(theirs, MAX_MESSAGE, 2)
+            except OSError:  # the template ends, and has closed its end
+                return None
         if not data:
             return None
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
         output = descriptors[1] if len(descriptors) == 2 else -1
         return Asked(socket.socket(fileno=descriptors[0]), output, **json.loads(data))
 
@@ -98,6 +113,9 @@ class Copies:
         self._fork = fork or os.fork
         self._ahead = ahead
         self._spare: Spare | None = None
+        self._spares: set[int] = set()
+        """Process ids of spares that are no copies: nobody is told of their end."""
+        self._pid = os.getpid()
         self._stopping = False
         self._pids: set[int] = set()
         self._woken, self._wake = os.pipe()
@@ -169,10 +187,12 @@ class Copies:
                 listener.close()
 
     def _made(self, asked: Asked) -> int:
-        spare, self._spare = self._spare, None
-        if spare is not None:
+        spare = self._spare
+        if spare is not None and spare.waits():
+            self._spare = None
             with spare.ours:
                 if spare.becomes(asked):
+                    self._spares.discard(spare.pid)
                     return spare.pid
         return self._forked(partial(self._be_copy, asked))
 
@@ -185,23 +205,30 @@ class Copies:
         return SPARE_S * 1e3 if self._ahead is not None and self._spare is None else None
 
     def _make_spare(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            try:
-                if threads_now() > 1:
-                    raise UsageError("the template has more than one thread now, and cannot be forked")
+        try:
+            if threads_now() > 1:
+                raise UsageError("the template has more than one thread now, and cannot be forked")
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs, contextlib.ExitStack() as undo:
+                undo.enter_context(ours)
                 self._spare = Spare(self._forked(partial(self._be_spare, ours, theirs)), ours)
-                tell(self._control, what="spare", pid=self._spare.pid)
-            except (OSError, UsageError):  # whoever asks for a copy is told
-                self._ahead = None
-                ours.close()
+                undo.pop_all()
+        except (OSError, UsageError):  # whoever asks for a copy is told
+            self._ahead = None
+            return
+        self._spares.add(self._spare.pid)
+        tell(self._control, what="spare", pid=self._spare.pid)
 
     def _be_spare(self, ours: socket.socket, theirs: socket.socket) -> int:
         ours.close()
         assert self._ahead is not None  # noqa: S101 - it is why there is one
+        if not ends_with(self._pid, signal.SIGKILL):
+            return 1
         self._ahead()
         asked = Spare.wait(theirs)
-        return 0 if asked is None else self._be_copy(asked)
+        if asked is None or not outlives(self._pid):
+            return 0
+        return self._be_copy(asked)
 
     def _drop_spare(self) -> None:
         if self._spare is not None:
@@ -210,6 +237,7 @@ class Copies:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(self._spare.pid, 0)
             self._spare = None
+            tell(self._control, what="spare", pid=0)
 
     def _forked(self, work: Callable[[], int]) -> int:
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # none is lost between two handlers
@@ -250,9 +278,12 @@ class Copies:
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 if not pid:
                     return
-                if self._spare is not None and pid == self._spare.pid:  # what it does ahead fails
-                    self._spare.ours.close()
-                    self._spare = self._ahead = None
+                if pid in self._spares:
+                    self._spares.discard(pid)
+                    if self._spare is not None and pid == self._spare.pid:  # what it does ahead fails
+                        self._spare.ours.close()
+                        self._spare = self._ahead = None
+                        tell(self._control, what="spare", pid=0)
                     continue
                 self._pids.discard(pid)
                 tell(self._control, what="ended", pid=pid, status=os.waitstatus_to_exitcode(status))
@@ -268,11 +299,16 @@ def take_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
-def ends_with(parent: int) -> bool:
-    """End by SIGTERM when the parent does, however that comes (prctl(2), PR_SET_PDEATHSIG): nobody would hand
-    signals on. False where it has ended already."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+def ends_with(parent: int, number: int = signal.SIGTERM) -> bool:
+    """End by a signal when the parent does, however that comes (prctl(2), PR_SET_PDEATHSIG): nobody would
+    hand signals on. False where it has ended already."""
+    _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
     return os.getppid() == parent
+
+
+def outlives(parent: int) -> bool:
+    """Take ``ends_with`` back. False where the parent has ended."""
+    return ends_with(parent, 0)
 
 
 def threads_now() -> int:

@@ -10,7 +10,7 @@ to it       ``{"environ": {…}}`` with one listening socket (SCM_RIGHTS): make 
 from it     ``ready`` (location, version, report), or ``failed`` (error, code), once
             ``cloned`` (pid, instance) or ``refused`` (error, code), for each request, in order
             ``ended`` (pid, status), when a clone has
-            ``spare`` (pid), when a process was forked ahead, to be the next clone
+            ``spare`` (pid), when one was forked ahead, to be the next clone; 0 when there is none
 ==========  ==========================================================================================
 
 Clones are the template's children. Where it dies they go on, and are children then of the nearest subreaper
@@ -178,7 +178,7 @@ class Template:
     def running(self) -> list[int]:
         """Process ids of the clones that have not ended, as far as was heard."""
         with self._lock:
-            return [pid for pid in self._running if pid != self._spare]
+            return list(self._running)
 
     @property
     def failure(self) -> PreheatError | None:
@@ -274,7 +274,8 @@ class Template:
             self._answers.append(message)
             if what == "cloned":
                 self._running[message["pid"]] = -1
-                self._spare = 0  # it is this one, or was none
+                if message["pid"] == self._spare:
+                    self._spare = 0
 
     def _gone(self) -> None:
         """The template is no more, or soon: its clones are watched from here."""
@@ -288,8 +289,10 @@ class Template:
         with control, contextlib.suppress(OSError):
             while data := control.recv(MAX_MESSAGE):
                 self._take(json.loads(data))
-        if self._spare:  # it ends by itself, and comes to whoever the clones come to
-            self._running[self._spare] = -1
+        if self._spare:  # the kernel has killed it; it comes to whoever the clones come to
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._spare, 0)
+            self._spare = 0
         for pid in self._running:
             with contextlib.suppress(ProcessLookupError):
                 self._running[pid] = os.pidfd_open(pid)
@@ -313,8 +316,7 @@ class Template:
                 self._poll.unregister(descriptor)
                 os.close(descriptor)
             del self._running[pid]
-            if pid != self._spare:
-                self._ended.append(Ended(pid, status))
+            self._ended.append(Ended(pid, status))
 
 
 def main() -> int:

@@ -64,6 +64,7 @@ def test_what_was_forked_ahead_is_the_next_clone_and_no_other(filetype_template:
     assert filetype_template.running == []
     first, second = Instance(filetype_template), Instance(filetype_template)
     assert first.clone.pid == spare != second.clone.pid
+    assert [inherited(clone) for clone in (first, second)] == [False, False]
     assert filetype_template.running == [first.clone.pid, second.clone.pid]
     assert [first.ask().headers["x-preheat-instance"], second.ask().headers["x-preheat-instance"]] == [
         first.clone.instance,
@@ -74,6 +75,14 @@ def test_what_was_forked_ahead_is_the_next_clone_and_no_other(filetype_template:
     second.signal(signal.SIGKILL)
     assert {ended.pid for ended in until_ended(filetype_template, 2)} == {first.clone.pid, second.clone.pid}
     assert Instance(filetype_template).clone.pid == another
+
+
+def inherited(instance: Instance) -> bool:
+    """Whether what a clone executes would get its listener too."""
+    pid, listener = instance.clone.pid, f"socket:[{os.fstat(instance.listener.fileno()).st_ino}]"
+    number = next(n for n in os.listdir(f"/proc/{pid}/fd") if os.readlink(f"/proc/{pid}/fd/{n}") == listener)
+    flags = Path(f"/proc/{pid}/fdinfo/{number}").read_text().split("flags:")[1].split()[0]
+    return not int(flags, 8) & os.O_CLOEXEC
 
 
 def test_a_spare_that_is_killed_is_nobodys_clone(filetype_template: Template) -> None:
@@ -110,9 +119,14 @@ def state_of(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
 
 
-def test_a_spare_that_fails_is_the_last_one(filetype_artifact: Path, cache: Path, tmp_path: Path) -> None:
-    text = f"""
+def spare_app(folder: Path, artifact: Path, ahead: str) -> Path:
+    """An app whose spare runs a line in place of its golden inference."""
+    return app(
+        folder,
+        artifact,
+        f"""
 import os
+import time
 import preheat
 from preheat import Function, warmup
 from preheat.tasks.filetype import FileType
@@ -125,24 +139,52 @@ run = warmup.warm
 
 def warm(*args, **more):
     if done == ["before"]:
-        with open({str(tmp_path / "spares")!r}, "a") as file:
+        with open({str(folder / "spares")!r}, "a") as file:
             file.write("one\\n")
-        os._exit(9)
+        {ahead}
     return run(*args, **more)
 
 
 warmup.warm = warm
 function = Function(__file__, task=FileType)
-"""
-    with template_of(environ(app(tmp_path, filetype_artifact, text), cache)) as template:
+""",
+    )
+
+
+def until_begun(folder: Path) -> None:
+    deadline = time.monotonic() + 20
+    while not (folder / "spares").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_spare_that_fails_is_the_last_one(filetype_artifact: Path, cache: Path, tmp_path: Path) -> None:
+    with template_of(environ(spare_app(tmp_path, filetype_artifact, "os._exit(9)"), cache)) as template:
         template.wait_ready()
-        deadline = time.monotonic() + 20
-        while not (tmp_path / "spares").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        until_begun(tmp_path)
         time.sleep(1.0)
         assert Instance(template).ask().status == 200
+        assert template.ended() == []
         assert (tmp_path / "spares").read_text() == "one\n"
+
+
+def test_a_spare_that_is_not_ready_is_not_waited_for(
+    filetype_artifact: Path, cache: Path, tmp_path: Path
+) -> None:
+    slow = spare_app(tmp_path, filetype_artifact, "time.sleep(60)")
+    with template_of(environ(slow, cache)) as template:
+        spare = spare_of(template, ready=False)
+        until_begun(tmp_path)
+        clone = Instance(template)
+        assert clone.ask().status == 200
+        assert clone.clone.pid != spare
+        os.kill(template.pid, signal.SIGKILL)  # and it does not run on without its template
+        deadline = time.monotonic() + 10
+        while Path(f"/proc/{spare}").exists() and state_of(spare) != "Z":
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert clone.ask().status == 200
+        clone.signal(signal.SIGKILL)
 
 
 def test_its_report_is_of_the_restore_alone(filetype_template: Template) -> None:
