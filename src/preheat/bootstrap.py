@@ -191,6 +191,27 @@ def _start(
     )
 
 
+def _proved(
+    artifact: Artifact,
+    variant: Variant,
+    threads: int,
+    ahead: Ahead | None,
+    clock: PhaseClock,
+    runs: Callable[[], object],
+) -> Engine:
+    """A variant's engine, its session proved. ``runs``: called when that is about to run."""
+    from .compile import compile  # loaded; not at the top, for it brings numpy
+    from .warmup import warm
+
+    with clock.phase(Phase.COMPILE) as attributes:
+        engine = compile(artifact, variant, threads=threads, ahead=ahead)
+        attributes.update({} if ahead is None else ahead.told)
+        attributes.update(variant=variant.name, provider=variant.requires.provider, threads=threads)
+    with clock.phase(Phase.WARMUP) as attributes:
+        attributes.update(warm(engine, artifact, begins=runs))
+    return engine
+
+
 class _Opening(threading.Thread):
     """A variant's session, opened and proved in a thread of its own, begun at once.
 
@@ -206,32 +227,18 @@ class _Opening(threading.Thread):
         super().__init__(name="preheat-opening")
         self.runs = threading.Event()
         """Set where the session is about to run, or is not to."""
-        self._work = partial(self._proved, artifact, variant, threads, ahead, clock)
+        self._work = partial(_proved, artifact, variant, threads, ahead, clock)
         self._done: list[Engine] = []
         self._error: BaseException | None = None
         self.start()
 
     def run(self) -> None:
         try:
-            self._done.append(self._work())
+            self._done.append(self._work(self.runs.set))
         except BaseException as error:
             self._error = error
         finally:
             self.runs.set()
-
-    def _proved(
-        self, artifact: Artifact, variant: Variant, threads: int, ahead: Ahead | None, clock: PhaseClock
-    ) -> Engine:
-        from .compile import compile  # loaded; not at the top, for it brings numpy
-        from .warmup import warm
-
-        with clock.phase(Phase.COMPILE) as attributes:
-            engine = compile(artifact, variant, threads=threads, ahead=ahead)
-            attributes.update({} if ahead is None else ahead.told)
-            attributes.update(variant=variant.name, provider=variant.requires.provider, threads=threads)
-        with clock.phase(Phase.WARMUP) as attributes:
-            attributes.update(warm(engine, artifact, begins=self.runs.set))
-        return engine
 
     def result(self) -> Engine:
         """The engine, once it is proved; raises what opening or proving it raised."""

@@ -62,20 +62,12 @@ def _be_clone(template: Template, environ: Mapping[str, str], asked: Asked) -> i
 
 
 def _run_once(template: Template) -> None:
-    """In a spare: write to the pages that a first answer will write to, by the recorded request's run; by the
-    first golden inference where there is none, or the task is the function's own, which nobody asked. Raises
-    PreheatError."""
+    """In a spare: write to the pages that a first answer will write to. Raises EngineError."""
     from ..warmup import warm
 
-    loaded = template.function.service.current
-    assert loaded is not None  # noqa: S101 - the template was started
+    loaded = template.loaded
     assert loaded.artifact is not None  # noqa: S101 - bootstrap keeps it
-    sample = loaded.engine.manifest.sample
-    if sample is None or template.function.task is not None:
-        warm(loaded.engine, loaded.artifact, once=True)
-        return
-    inputs = loaded.task.prepare(sample["request"])
-    loaded.task.finish(loaded.engine.run(inputs), inputs)
+    warm(loaded.engine, loaded.artifact, once=True)
 
 
 def _settle(template: Template, stop: Stop) -> None:
@@ -85,9 +77,7 @@ def _settle(template: Template, stop: Stop) -> None:
     """
     if not prove(template, stop) or template.threads == 1:
         return
-    service = template.function.service
-    loaded = service.current
-    assert loaded is not None  # noqa: S101 - the template was started
+    service, loaded = template.function.service, template.loaded
     try:
         variant = loaded.engine.variant
         take_over(service, variant, template.threads, template.function.settings, keep=_inherited.append)
@@ -103,9 +93,7 @@ def prove(template: Template, stop: Stop) -> bool:
     from ..warmup import warm
 
     time.sleep(SETTLE_S)
-    service = template.function.service
-    loaded = service.current
-    assert loaded is not None  # noqa: S101 - the template was started
+    service, loaded = template.function.service, template.loaded
     assert loaded.artifact is not None  # noqa: S101 - bootstrap keeps it
     say_restored(template)
     try:

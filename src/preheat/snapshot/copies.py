@@ -55,8 +55,8 @@ class Asked(NamedTuple):
 
 
 class Spare:
-    """A process that waits to be a copy. ``ours``: one end of a pair of sockets; it ends when that closes.
-    Signals that come to it before it is one wait until it is."""
+    """A process that waits to be a copy. ``ours``: our end of a pair of sockets, by which it is asked. It
+    ends with the process that forked it; signals that are sent to it wait until it is a copy."""
 
     def __init__(self, pid: int, ours: socket.socket) -> None:
         self.pid = pid
@@ -113,8 +113,6 @@ class Copies:
         self._fork = fork or os.fork
         self._ahead = ahead
         self._spare: Spare | None = None
-        self._spares: set[int] = set()
-        """Process ids of spares that are no copies: nobody is told of their end."""
         self._pid = os.getpid()
         self._stopping = False
         self._pids: set[int] = set()
@@ -152,7 +150,6 @@ class Copies:
                         os.kill(pid, signal.SIGTERM)
                 break
             self._answer(data, descriptors, time.perf_counter_ns())
-        self._drop_spare()
         return 0
 
     def _answer(self, data: bytes, descriptors: list[int], began_ns: int) -> None:
@@ -169,8 +166,7 @@ class Copies:
             for name in environ:
                 if name.startswith("PREHEAT_") and name not in OWN:
                     raise UsageError(f"{name} is the template's: clones may differ in {' and '.join(OWN)}")
-            if threads_now() > 1:
-                raise UsageError("the template has more than one thread now, and cannot be forked")
+            check_threads()
             asked = Asked(listener, output, environ, os.urandom(8).hex(), began_ns)
             pid = self._made(asked)
             self._pids.add(pid)
@@ -192,7 +188,6 @@ class Copies:
             self._spare = None
             with spare.ours:
                 if spare.becomes(asked):
-                    self._spares.discard(spare.pid)
                     return spare.pid
         return self._forked(partial(self._be_copy, asked))
 
@@ -206,18 +201,20 @@ class Copies:
 
     def _make_spare(self) -> None:
         try:
-            if threads_now() > 1:
-                raise UsageError("the template has more than one thread now, and cannot be forked")
+            check_threads()
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with theirs, contextlib.ExitStack() as undo:
-                undo.enter_context(ours)
-                self._spare = Spare(self._forked(partial(self._be_spare, ours, theirs)), ours)
-                undo.pop_all()
+            try:
+                pid = self._forked(partial(self._be_spare, ours, theirs))
+            except OSError:
+                ours.close()
+                raise
+            finally:
+                theirs.close()
         except (OSError, UsageError):  # whoever asks for a copy is told
             self._ahead = None
             return
-        self._spares.add(self._spare.pid)
-        tell(self._control, what="spare", pid=self._spare.pid)
+        self._spare = Spare(pid, ours)
+        tell(self._control, what="spare", pid=pid)
 
     def _be_spare(self, ours: socket.socket, theirs: socket.socket) -> int:
         ours.close()
@@ -229,15 +226,6 @@ class Copies:
         if asked is None or not outlives(self._pid):
             return 0
         return self._be_copy(asked)
-
-    def _drop_spare(self) -> None:
-        if self._spare is not None:
-            self._spare.ours.close()
-            os.kill(self._spare.pid, signal.SIGKILL)  # it has nothing that anybody would miss
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(self._spare.pid, 0)
-            self._spare = None
-            tell(self._control, what="spare", pid=0)
 
     def _forked(self, work: Callable[[], int]) -> int:
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # none is lost between two handlers
@@ -256,7 +244,7 @@ class Copies:
             signal.set_wakeup_fd(-1)
             for descriptor in (self._woken, self._wake):
                 os.close(descriptor)
-            if self._spare is not None:  # while a copy held it, a spare would not see this process end
+            if self._spare is not None:
                 self._spare.ours.close()
             status = work()
         except PreheatError as error:
@@ -278,15 +266,13 @@ class Copies:
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 if not pid:
                     return
-                if pid in self._spares:
-                    self._spares.discard(pid)
-                    if self._spare is not None and pid == self._spare.pid:  # what it does ahead fails
-                        self._spare.ours.close()
-                        self._spare = self._ahead = None
-                        tell(self._control, what="spare", pid=0)
-                    continue
-                self._pids.discard(pid)
-                tell(self._control, what="ended", pid=pid, status=os.waitstatus_to_exitcode(status))
+                if pid in self._pids:
+                    self._pids.remove(pid)
+                    tell(self._control, what="ended", pid=pid, status=os.waitstatus_to_exitcode(status))
+                elif self._spare is not None and pid == self._spare.pid:  # what it does ahead fails
+                    self._spare.ours.close()
+                    self._spare = self._ahead = None
+                    tell(self._control, what="spare", pid=0)
 
     def _signalled(self, number: int, _frame: FrameType | None) -> None:
         if number != signal.SIGCHLD:
@@ -309,6 +295,12 @@ def ends_with(parent: int, number: int = signal.SIGTERM) -> bool:
 def outlives(parent: int) -> bool:
     """Take ``ends_with`` back. False where the parent has ended."""
     return ends_with(parent, 0)
+
+
+def check_threads() -> None:
+    """Raises UsageError where this process cannot be forked."""
+    if threads_now() > 1:
+        raise UsageError("the template has more than one thread now, and cannot be forked")
 
 
 def threads_now() -> int:

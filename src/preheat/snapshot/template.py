@@ -31,6 +31,7 @@ from .pinned import pinned
 if TYPE_CHECKING:
     import socket
 
+    from ..bootstrap import Loaded
     from ..server import Stop
 
 _WORTH_COPYING = 1 << 18
@@ -52,11 +53,16 @@ class Template(NamedTuple):
     """The artifact: a folder, or a reference as it was given, its alias not resolved."""
 
     @property
-    def report(self) -> ColdStartReport:
-        """How it started; in a copy, how that did."""
+    def loaded(self) -> Loaded:
+        """Its model."""
         loaded = self.function.service.current
         assert loaded is not None  # noqa: S101 - it was started
-        return loaded.report
+        return loaded
+
+    @property
+    def report(self) -> ColdStartReport:
+        """How it started; in a copy, how that did."""
+        return self.loaded.report
 
 
 def prepare(environ: Mapping[str, str], *, kind: str, one_thread: bool) -> Template:

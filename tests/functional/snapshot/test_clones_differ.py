@@ -57,7 +57,7 @@ def test_no_id_seed_nonce_or_socket_is_there_twice(
     (tmp_path / "app.py").write_text(APP)
     seen: dict[str, list[object]] = {}
     with template_of(environ(tmp_path / "app.py", cache), tmp_path / "log") as template:
-        template.wait_ready()
+        spare_of(template)
         opened = len(os.listdir(f"/proc/{template.pid}/fd"))
         for index in range(CLONES):
             if index % 50 == 25:
@@ -76,7 +76,8 @@ def test_no_id_seed_nonce_or_socket_is_there_twice(
             clone.signal(signal.SIGKILL)
             clone.listener.close()
             assert until_ended(template, 1) == [(clone.clone.pid, -signal.SIGKILL)]
-        assert len(os.listdir(f"/proc/{template.pid}/fd")) - opened in (0, 1)  # one for a spare
+        spare_of(template)
+        assert len(os.listdir(f"/proc/{template.pid}/fd")) == opened
         # What the template has open is no clone's.
         for name in os.listdir(f"/proc/{template.pid}/fd"):
             link = os.readlink(f"/proc/{template.pid}/fd/{name}")
