@@ -21,12 +21,13 @@ from .overrun import ENDED, Preemptible, Watch
 from .providers import CPU
 from .tensors import Array, Tensors, check_inputs
 
-_LEVELS = {
+LEVELS = {
     "all": "ORT_ENABLE_ALL",
     "extended": "ORT_ENABLE_EXTENDED",
     "basic": "ORT_ENABLE_BASIC",
     "disabled": "ORT_DISABLE_ALL",
 }
+"""A manifest's names of optimisation levels, and GraphOptimizationLevel's."""
 
 
 def open_session(
@@ -46,7 +47,7 @@ def open_session(
     options.inter_op_num_threads = 1
     options.enable_mem_reuse = provider != CPU  # its search is most of an opening; the arena reuses as well
     options.log_severity_level = 4  # errors come as exceptions, and from there as answers
-    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[variant.optimization])
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[variant.optimization])
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.use_env_allocators", "1")
     arena.held()

@@ -75,7 +75,7 @@ def files(tmp_path: Path) -> Any:
     here = os.getcwd()
     os.chdir(tmp_path / "v")
     try:
-        variants.optimize(str(source), "mapped", variants.WAYS["mapped"])
+        variants.optimize(str(source), variants.WAYS["mapped"])
         assert weights_table.write("model.onnx")
     finally:
         os.chdir(here)

@@ -22,10 +22,8 @@ from ..manifest import Manifest, Requires, Variant
 from ..providers import CAPTURE, CPU, CUDA, TENSORRT, full_name
 from . import weights_table
 from .reasons import plain
-from .variants import WAYS, LeftOutError, operators, optimize
+from .variants import MODEL, WAYS, LeftOutError, operators, optimize
 
-MODEL = "model.onnx"
-"""What a variant opens: for TensorRT the EP context, beside its engine."""
 PRECISE = {"use_tf32": "0"}
 """CUDA's matrix products in full single precision; who wants less has ``fp16``."""
 
@@ -137,11 +135,11 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
         half(source, "half.onnx")
         source, options = "half.onnx", {}
     try:
-        optimize(source, name, WAYS[name])
+        optimize(source, WAYS[name])
         made = _tried(name, "disabled", options, found)
     except (LeftOutError, EngineError):
         # Written for CUDA, and not readable again: what any provider takes, and the rest at the start.
-        optimize(source, name, WAYS[name]._replace(level="basic", provider=CPU))
+        optimize(source, WAYS[name]._replace(level="basic", provider=CPU))
         made = _tried(name, "all", options, found)
     for left in ("half.onnx", "half.onnx.data"):
         if os.path.exists(left):

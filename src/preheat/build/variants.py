@@ -22,15 +22,16 @@ import shutil
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ..engine import LEVELS
 from ..errors import BuildError
 from ..fingerprint import Fingerprint
 from ..manifest import PORTABLE, Requires, Variant
 from ..providers import CPU, CUDA, NVIDIA, TENSORRT, chain
-from . import isolated, ort_file
+from . import by_column, isolated, ort_file
 from .reasons import plain
 from .timing_cache import TimingCache
 
-WEIGHTS = "model.weights"
+MODEL, WEIGHTS = "model.onnx", "model.weights"
 SMALLEST_EXTERNAL = 4096
 """Bytes from which an initializer goes to the weights file: for each of those onnxruntime resolves the file's
 path and maps it, which takes longer than to copy a smaller one (MiniLM: 63 of 102, 2 ms of an opening)."""
@@ -44,8 +45,8 @@ class Way(NamedTuple):
 
     level: str = "extended"
     """Optimisation done at build time."""
-    making: dict[str, str] = {}
-    """Session configuration while it is made, beside the names of its files."""
+    form: dict[str, str] = {}
+    """Session configuration by which the optimised graph is written once more, in a form of its own."""
     opening: dict[str, str] = {}
     """Session configuration when it is opened."""
     shares: str = ""
@@ -58,22 +59,22 @@ _PACK_IN_PARALLEL = {"session.prepack.enable_parallel": "1"}
 """From onnxruntime 1.31; MiniLM opens in 45 ms instead of 62 on four cores."""
 
 WAYS = {
-    "mapped": Way(making=_PLAIN, opening=_PACK_IN_PARALLEL),
+    "mapped": Way(opening=_PACK_IN_PARALLEL),
     "unpacked": Way(opening=_PLAIN, shares="mapped"),
     "packed": Way(
         level="all",
-        making={"session.save_external_prepacked_constant_initializers": "1"},
+        form={"session.save_external_prepacked_constant_initializers": "1"},
         opening=_PACK_IN_PARALLEL,  # packed once more, compared, and dropped for what is in the file
     ),
     "ort": Way(
-        making={**_PLAIN, "session.save_model_format": "ORT"},
+        form={**_PLAIN, "session.save_model_format": "ORT"},
         opening={
             **_PACK_IN_PARALLEL,
             "session.use_memory_mapped_ort_model": "1",
             "session.use_ort_model_bytes_for_initializers": "1",
         },
     ),
-    "int8": Way(making=_PLAIN, opening=_PACK_IN_PARALLEL),
+    "int8": Way(opening=_PACK_IN_PARALLEL),
     "cuda": Way(provider=CUDA),
     "fp16": Way(provider=CUDA),
     "tensorrt": Way(provider=TENSORRT),
@@ -190,14 +191,20 @@ def _range(version: str, *, exact: bool) -> tuple[str, str]:
 def main(request: dict[str, Any]) -> dict[str, Any]:
     """Make one variant's files. Keys: ``source`` (a model file), ``folder`` (empty), ``name``."""
     source, name = str(request["source"]), str(request["name"])
+    way = WAYS[name]
     os.chdir(request["folder"])  # onnxruntime writes the names that it is given: keep them relative
     if name == "int8":
         _quantize(source, "quantized.onnx")
         source = "quantized.onnx"
-    optimize(source, name, WAYS[name])
+    optimized = "optimized.onnx" if way.form else MODEL
+    optimize(source, way, optimized)
+    by_column.lay_out(optimized)
     if name == "ort":
+        _write(optimized, "model.ort", "disabled", CPU, way.form)
         ort_file.settle("model.ort")
-    for left in ("quantized.onnx", "quantized.onnx.data"):
+    elif way.form:
+        _write(optimized, MODEL, "disabled", CPU, {**way.form, **_external(MODEL)})
+    for left in ("quantized.onnx", "quantized.onnx.data", "optimized.onnx", "optimized.weights"):
         if os.path.exists(left):
             os.remove(left)
     if name != "ort" and not (os.path.exists(WEIGHTS) and os.path.getsize(WEIGHTS)):
@@ -207,27 +214,32 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def optimize(source: str, name: str, way: Way) -> None:
-    """Write the optimised graph, for the provider that the way names."""
+def optimize(source: str, way: Way, target: str = MODEL) -> None:
+    """Write the optimised graph, for the provider that the way names, and its weights beside it."""
+    _write(source, target, way.level, way.provider, {**_PLAIN, **_external(target)})
+
+
+def _external(model: str) -> dict[str, str]:
+    return {
+        "session.optimized_model_external_initializers_file_name": model.replace(".onnx", ".weights"),
+        "session.optimized_model_external_initializers_min_size_in_bytes": str(SMALLEST_EXTERNAL),
+    }
+
+
+def _write(source: str, target: str, level: str, provider: str, entries: Mapping[str, str]) -> None:
+    """Have onnxruntime write the graph of a session that it opens. Raises LeftOutError."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    levels = ort.GraphOptimizationLevel
-    options.graph_optimization_level = (
-        levels.ORT_ENABLE_ALL if way.level == "all" else levels.ORT_ENABLE_EXTENDED
-    )
-    options.optimized_model_filepath = "model.ort" if name == "ort" else "model.onnx"
-    entries = dict(way.making)
-    if name != "ort":
-        entries["session.optimized_model_external_initializers_file_name"] = WEIGHTS
-        entries["session.optimized_model_external_initializers_min_size_in_bytes"] = str(SMALLEST_EXTERNAL)
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[level])
+    options.optimized_model_filepath = target
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
     try:
-        ort.InferenceSession(source, options, providers=chain(way.provider), enable_fallback=0)
+        ort.InferenceSession(source, options, providers=chain(provider), enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no base but Exception
         raise LeftOutError(f"onnxruntime cannot write it: {plain(error)}") from error
 

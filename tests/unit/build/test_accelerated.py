@@ -162,7 +162,7 @@ def test_what_a_start_does_not_change_has_a_table_of_its_weights(
             raise EngineError("not readable again")
         return {"optimization": level, "provider_options": {}}
 
-    monkeypatch.setitem(variants.WAYS, "cuda", variants.Way(making={"session.disable_prepacking": "1"}))
+    monkeypatch.setitem(variants.WAYS, "cuda", variants.Way())
     monkeypatch.setattr(accelerated, "_tried", tried)
     monkeypatch.chdir(tmp_path)
     source = models.save(models.linear(), tmp_path / "m.onnx")
