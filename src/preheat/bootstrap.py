@@ -53,6 +53,8 @@ class Loaded(NamedTuple):
     """What is to take over from the engine, beside its first answers."""
     beside: str = ""
     """The name of the function's own model, where this is a further one; empty for the function's own."""
+    proved: bool = True
+    """Whether its answers were held against the golden ones; until then nobody may see any."""
 
     @property
     def scope(self) -> str:
@@ -73,11 +75,13 @@ def bootstrap(
     platform: str = "process",
     deployment: Mapping[str, str] | None = None,
     room: Callable[[Manifest, Variant], None] | None = None,
+    early: Callable[[Loaded | None], None] | None = None,
 ) -> Loaded:
     """Start an instance. ``task``: a class of the function's own, in place of the manifest's built-in one.
     ``deployment``: what the platform calls it, for the report. ``room``: told of the variant that is to be
     opened, before its session is (its files may be on their way, and with PREHEAT_DEVICE_AHEAD its device
-    memory is taken); what it raises ends the start.
+    memory is taken); what it raises ends the start. ``early``: given what is loaded while it is being proved,
+    where a run takes so long that what waits had better not wait for that; then None, if it is refused.
 
     Raises ArtifactError or EngineError; the message names the file or variant and the cause.
     """
@@ -88,7 +92,7 @@ def bootstrap(
         artifact.verify_ahead(likely_files(artifact, machine, settings, platform))
         ahead = _ahead(artifact, machine, settings, platform)
         known = deployment or {}
-        return _start(artifact, machine, ahead, settings, instance, clock, task, platform, known, room)
+        return _start(artifact, machine, ahead, settings, instance, clock, task, platform, known, room, early)
     except Exception:  # a further model may be tried again and again; a signal ends the process
         if ahead is not None:
             ahead.close()
@@ -107,6 +111,7 @@ def _start(
     platform: str,
     deployment: Mapping[str, str],
     room: Callable[[Manifest, Variant], None] | None,
+    early: Callable[[Loaded | None], None] | None,
 ) -> Loaded:
     """The phases after the download. What it raises makes the caller close ``artifact`` and ``ahead``."""
     with clock.phase(Phase.IMPORT) as attributes:
@@ -130,8 +135,40 @@ def _start(
     arena.hold(settings.memory_bytes, max(map(artifact.manifest.weight_bytes, choice.variants)))
     threads = settings.threads or machine.cpus
     failures = dict(choice.refused)
-    engine: Engine | None = None
     ready_task: Task | None = None
+
+    def loaded(engine: Engine, *, proved: bool) -> Loaded:
+        fallback = None
+        if worse(artifact.manifest, engine.variant, failures):
+            fallback = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+        successor = choice.successor if engine.variant is choice.variants[0] else None
+        facts = {
+            "artifact": {"name": artifact.manifest.name, "version": artifact.manifest.version},
+            "variant": engine.variant.name,
+            "provider": engine.variant.requires.provider,
+            "threads": threads,
+            "fallback": fallback,
+            **({"takeover": {"variant": successor.name, "state": "waiting"}} if successor else {}),
+            "cache": artifact.cached,
+            "host": machine._asdict(),
+            "deployment": dict(deployment),
+            **({"not_restored": settings.not_restored} if settings.not_restored else {}),
+        }
+        assert ready_task is not None  # noqa: S101 - there is an engine
+        return Loaded(
+            engine,
+            ready_task,
+            ColdStartReport(clock, instance=instance, platform=platform, facts=facts),
+            concurrency=settings.concurrency or machine.cpus,
+            max_bytes=settings.max_bytes or artifact.manifest.limits.bytes,
+            fallback=fallback,
+            batcher=batcher(engine, settings),
+            artifact=artifact,
+            threads=threads,
+            successor=successor,
+            proved=proved,
+        )
+
     for variant in choice.variants:
         try:
             opening = _Opening(artifact, variant, threads, ahead, clock)
@@ -144,51 +181,19 @@ def _start(
                     with clock.phase(Phase.IMPORT) as attributes:
                         attributes["of"] = "the task's assets"
                         ready_task = task_class(artifact)
+                    if early is not None and choice.successor is not None and opening.engine is not None:
+                        early(loaded(opening.engine, proved=False))  # of two sessions this one runs slower
             except Exception:  # a signal's is none: that ends the process, whatever is being opened
                 opening.join()
                 raise
-            engine = opening.result()
-            break
+            return loaded(opening.result(), proved=True)
         except EngineError as error:
-            engine = None  # what it holds is the next one's
+            if early is not None:
+                early(None)
             failures[variant.name] = str(error)
             if variant is choice.variants[-1] or ready_task is None:  # the task fails with any variant
                 raise
-    assert engine is not None  # noqa: S101 - one was opened, or the last one's error raised
-    fallback = None
-    if worse(artifact.manifest, engine.variant, failures):
-        fallback = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
-    successor = choice.successor if engine.variant is choice.variants[0] else None
-    report = ColdStartReport(
-        clock,
-        instance=instance,
-        platform=platform,
-        facts={
-            "artifact": {"name": artifact.manifest.name, "version": artifact.manifest.version},
-            "variant": engine.variant.name,
-            "provider": engine.variant.requires.provider,
-            "threads": threads,
-            "fallback": fallback,
-            **({"takeover": {"variant": successor.name, "state": "waiting"}} if successor else {}),
-            "cache": artifact.cached,
-            "host": machine._asdict(),
-            "deployment": dict(deployment),
-            **({"not_restored": settings.not_restored} if settings.not_restored else {}),
-        },
-    )
-    assert ready_task is not None  # noqa: S101 - there is an engine
-    return Loaded(
-        engine,
-        ready_task,
-        report,
-        concurrency=settings.concurrency or machine.cpus,
-        max_bytes=settings.max_bytes or artifact.manifest.limits.bytes,
-        fallback=fallback,
-        batcher=batcher(engine, settings),
-        artifact=artifact,
-        threads=threads,
-        successor=successor,
-    )
+    raise AssertionError  # the last one's error was raised
 
 
 def _proved(
@@ -197,9 +202,9 @@ def _proved(
     threads: int,
     ahead: Ahead | None,
     clock: PhaseClock,
-    runs: Callable[[], object],
+    runs: Callable[[Engine], None],
 ) -> Engine:
-    """A variant's engine, its session proved. ``runs``: called when that is about to run."""
+    """A variant's engine, its session proved. ``runs``: given the engine when that is about to run."""
     from .compile import compile  # loaded; not at the top, for it brings numpy
     from .warmup import warm
 
@@ -208,7 +213,7 @@ def _proved(
         attributes.update({} if ahead is None else ahead.told)
         attributes.update(variant=variant.name, provider=variant.requires.provider, threads=threads)
     with clock.phase(Phase.WARMUP) as attributes:
-        attributes.update(warm(engine, artifact, begins=runs))
+        attributes.update(warm(engine, artifact, begins=partial(runs, engine)))
     return engine
 
 
@@ -227,6 +232,8 @@ class _Opening(threading.Thread):
         super().__init__(name="preheat-opening")
         self.runs = threading.Event()
         """Set where the session is about to run, or is not to."""
+        self.engine: Engine | None = None
+        """Of the session that is about to run, or runs; proved or not."""
         self._work = partial(_proved, artifact, variant, threads, ahead, clock)
         self._done: list[Engine] = []
         self._error: BaseException | None = None
@@ -234,11 +241,15 @@ class _Opening(threading.Thread):
 
     def run(self) -> None:
         try:
-            self._done.append(self._work(self.runs.set))
+            self._done.append(self._work(self._runs))
         except BaseException as error:
             self._error = error
         finally:
             self.runs.set()
+
+    def _runs(self, engine: Engine) -> None:
+        self.engine = engine
+        self.runs.set()
 
     def result(self) -> Engine:
         """The engine, once it is proved; raises what opening or proving it raised."""
@@ -247,7 +258,9 @@ class _Opening(threading.Thread):
             if self._error is not None:
                 raise self._error
         finally:
-            self._error = None  # its traceback holds this thread, and what the thread had opened
+            self._error = self.engine = (
+                None  # its traceback holds this thread, and what the thread had opened
+            )
         return self._done.pop()
 
 

@@ -101,7 +101,7 @@ class Function:
                 from . import bootstrap, stores  # noqa: F401 - loaded, not used
             models = self.service.models
             try:
-                loaded = self._open(self.location, clock, task=self.task)
+                loaded = self._open(self.location, clock, task=self.task, early=self.service.early)
                 if models is not None:
                     models.check_own(loaded.engine.manifest.name)
                     # Each load is beside the requests of others already: no second session beside that.

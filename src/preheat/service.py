@@ -99,19 +99,38 @@ class Service:
         self.models: Models | None = None
         """Models beside the function's own; None where there are none."""
         self._lock = Lock()
+        self._unproved: Loaded | None = None
+        self._refused = False
+        self._at_hand = Event()
+        """Set while there is a session to run on, proved or not, or there will be none."""
         self._settled = Event()
+        """Set when the start is over, well or badly."""
+
+    def early(self, loaded: Loaded | None) -> None:
+        """A session is there that is being proved: let what waits run on it, and hold the answers until
+        ``ready``. None: it was refused; what ran on it runs again on the next one."""
+        if loaded is None:
+            self._refused = self._unproved is not None
+            self._unproved = None
+            self._at_hand.clear()
+            return
+        self._unproved = loaded
+        if loaded.batcher is not None:
+            loaded.batcher.ran = self.telemetry.ran
+        self.admission.open(loaded.concurrency)
+        self._at_hand.set()
 
     def ready(self, loaded: Loaded) -> None:
         """The start is over: let what waits run, as many at a time as the session allows."""
         with self._lock:
-            self._loaded = loaded
+            self._loaded, self._unproved = loaded, None
             self.max_bytes = loaded.max_bytes
             if self.state is State.STARTING:
                 self.state = State.READY
         if loaded.batcher is not None:
             loaded.batcher.ran = self.telemetry.ran
         self.admission.open(loaded.concurrency)
-        self._settled.set()
+        self._settle()
         self.telemetry.ready(loaded)
 
     def take_over(self, engine: Engine, batcher: Batcher | None, threads: int) -> Engine:
@@ -140,7 +159,7 @@ class Service:
         with self._lock:
             self.state, self._failure = State.FAILED, str(error)
         self.admission.close(self._failed(), waiting=True)
-        self._settled.set()
+        self._settle()
 
     def drain(self) -> None:
         """Take nothing new, and finish what was accepted; after a failed start there is nothing to finish."""
@@ -156,7 +175,11 @@ class Service:
         """Drain although the start is not over: it will never be, and whoever waits for it is shed."""
         self.drain()
         self.shed_waiting()
+        self._settle()
+
+    def _settle(self) -> None:
         self._settled.set()
+        self._at_hand.set()
 
     def shed_waiting(self) -> None:
         """After ``drain``: send away whoever waits for a turn still."""
@@ -195,12 +218,25 @@ class Service:
 
     def loaded(self, arrived_ns: int, deadline_ns: int = 0) -> Loaded:
         """What was loaded, waiting for it as a request would. Raises UnavailableError."""
-        until = self.until(arrived_ns, deadline_ns)
+        return self._loaded_by(self.until(arrived_ns, deadline_ns))
+
+    def _loaded_by(self, until: float) -> Loaded:
         if not self._settled.wait(max(until - time.perf_counter(), 0.0)):
             raise TimedOutError("its deadline passed before the model was there")
         if self._loaded is None:
             raise shutting_down() if self.state is State.DRAINING else self._failed()
         return self._loaded
+
+    def _loaded_or_early(self, until: float) -> Loaded:
+        self._at_hand.wait(max(until - time.perf_counter(), 0.0))
+        return self._unproved or self._loaded_by(until)
+
+    def hold(self, until: float) -> None:
+        """Wait until the session that a request ran on early is proved. Raises RefusedError where it is not,
+        and what ``loaded`` raises."""
+        self._loaded_by(until)
+        if self._refused:
+            raise RefusedError("the session that it ran on was refused: send it again")
 
     @property
     def idempotency(self) -> Idempotency:
@@ -231,7 +267,10 @@ class Service:
         for a keyed request, and RequestError for what cannot be answered.
         """
         if request.model is None:
-            return self._handle(request, self)
+            try:
+                return self._handle(request, self)
+            except RefusedError:
+                return self._handle(request, self)
         with request.model.in_use():
             return self._handle(request, request.model)
 
@@ -242,7 +281,11 @@ class Service:
             raise TimedOutError("its deadline had passed when it came")
         run = _Run(self, self.admission.enter(request.tenant), until, at)
         try:
-            loaded = at.loaded(request.arrived_ns, request.deadline_ns)
+            loaded = (
+                self._loaded_or_early(until)
+                if at is self
+                else at.loaded(request.arrived_ns, request.deadline_ns)
+            )
             call = request.prepare(loaded)
             answer: Answer | PreheatError
             replayed, degraded = False, ""
@@ -262,6 +305,8 @@ class Service:
             self.telemetry.passed(run.asked_ns, run.began_ns, run.ended_ns, run.place.variant)
         if time.perf_counter() > until:
             raise TimedOutError("its deadline passed while its outcome was recorded; a retry gets that")
+        if not loaded.proved:
+            loaded = self._loaded_by(until)
         cold = request.arrived_ns < loaded.report.ready_ns
         with self._lock:
             first = not at.answered.is_set()
@@ -295,7 +340,17 @@ class _Run:
         self.ended_ns = 0
 
     def answer(self, loaded: Loaded, call: Call) -> Answer:
-        """Wait for a turn, run, encode. Raises TimedOutError where that took longer than there was time."""
+        """Wait for a turn, run, encode; hold what comes of it while what it ran on is not proved.
+
+        Raises TimedOutError where that took longer than there was time, and what ``Service.hold`` raises.
+        """
+        try:
+            return self._answer(loaded, call)
+        finally:
+            if not loaded.proved:
+                self.service.hold(self.until)
+
+    def _answer(self, loaded: Loaded, call: Call) -> Answer:
         admission = self.service.admission
         loaded.engine.check(call.inputs)
         self.place.call, self.place.until = call, self.until
@@ -329,6 +384,10 @@ class _Run:
             return engine.infer(call.inputs, call.outputs, self.until, self.place.runs)
         finally:
             self.service.telemetry.ran(self.began_ns, time.perf_counter_ns())
+
+
+class RefusedError(PreheatError):
+    """What a request ran on early was refused: it runs again."""
 
 
 def shutting_down() -> ShedError:

@@ -8,11 +8,18 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from preheat import manifest as manifests
+from preheat import warmup
+from preheat.answer import Answer as Body
+from preheat.calls import Call, Request
+from preheat.engine import Engine
+from preheat.errors import GoldenError
+from preheat.function import Function
 
 from ..conftest import Answer, Server, serving
 from .store.samples import publish
@@ -123,6 +130,73 @@ def test_weights_that_were_changed_never_answer(artifact: Path, cache: Path, tmp
     assert "was changed" in next(
         line for line in out.splitlines() if '"takeover"' in line and "failed" in line
     )
+
+
+def test_a_request_runs_beside_the_golden_one_and_is_answered_after_it(
+    artifact: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome, variants = answered_early(artifact, cache, monkeypatch, proves=True)
+    assert variants == ["unpacked"]
+    assert outcome.variant == "unpacked"
+    assert outcome.loaded.fallback is None
+
+
+def test_what_ran_on_a_session_that_is_refused_is_never_told(
+    artifact: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome, variants = answered_early(artifact, cache, monkeypatch, proves=False)
+    assert variants[0] == "unpacked"
+    assert variants[1:] == [outcome.variant] != ["unpacked"]
+    assert outcome.loaded.engine.variant.name == outcome.variant
+
+
+def answered_early(
+    artifact: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, *, proves: bool
+) -> tuple[Any, list[str]]:
+    """The outcome of a request that waits for a start whose first golden run takes until that request has
+    run, and then passes or does not; and what the request ran on."""
+    ran = threading.Event()
+    variants: list[str] = []
+    really_warm, really_infer = warmup.warm, Engine.infer
+
+    def warm(engine: Engine, *arguments: Any, **more: Any) -> Any:
+        if engine.variant.name != "unpacked":
+            return really_warm(engine, *arguments, **more)
+        more["begins"]()
+        assert ran.wait(10)
+        if not proves:
+            raise GoldenError("it drifts")
+        return really_warm(engine, *arguments)
+
+    def infer(engine: Engine, *arguments: Any, **more: Any) -> Any:
+        found = really_infer(engine, *arguments, **more)
+        if threading.current_thread().name == "client":
+            variants.append(engine.variant.name)
+            ran.set()
+        return found
+
+    monkeypatch.setattr(warmup, "warm", warm)
+    monkeypatch.setattr(Engine, "infer", infer)
+    function = Function(
+        environ={"PREHEAT_ARTIFACT": str(artifact), "PREHEAT_CACHE": str(cache), "PREHEAT_TIERED": "on"}
+    )
+    inputs = {name: np.ones((1, 4), dtype=np.int64) for name in ("input_ids", "attention_mask")}
+
+    def prepare(_loaded: Any) -> Call:
+        feeds = {spec.name: inputs.get(spec.name, np.zeros((1, 4), np.int64)) for spec in manifest.inputs}
+        return Call(feeds, lambda outputs: Body(b"%d" % len(outputs)))
+
+    manifest = manifests.load((artifact / manifests.FILENAME).read_bytes())
+    outcomes: list[Any] = []
+    service = function.service
+    request = Request(prepare, time.perf_counter_ns(), 0, "")
+    client = threading.Thread(target=lambda: outcomes.append(service.handle(request)), name="client")
+    client.start()
+    function.start()
+    client.join(10)
+    service.drain()
+    service.close()
+    return outcomes[0], variants
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,14 @@ import pytest
 from preheat.answer import Answer
 from preheat.bootstrap import Loaded
 from preheat.calls import Call, Outcome, Request
-from preheat.errors import EngineError, FailedStartError, ShedError, ThrottledError, TimedOutError
+from preheat.errors import (
+    EngineError,
+    FailedStartError,
+    ShedError,
+    ThrottledError,
+    TimedOutError,
+    UnprocessableError,
+)
 from preheat.phases import ColdStartReport, PhaseClock
 from preheat.service import Service, State
 
@@ -60,6 +67,77 @@ def test_requests_that_arrive_before_readiness_wait_and_are_cold() -> None:
     assert all(isinstance(o, Outcome) and o.cold and o.answer.body == b"done" for o in outcomes)
     assert all(o.waited_ns > 40e6 for o in outcomes)
     assert service.handle(request()).cold is False
+
+
+def test_what_runs_on_a_session_that_is_being_proved_is_held_until_it_is() -> None:
+    service = Service(queue=4, timeout=5)
+    ran = threading.Event()
+    outcomes: list[Any] = []
+    client = threading.Thread(
+        target=lambda: outcomes.extend(in_threads(service, [request(lambda: ran.set() or Answer(b"early"))]))
+    )
+    client.start()
+    start = loaded()
+    service.early(start._replace(proved=False))
+    assert ran.wait(5)
+    client.join(0.05)
+    assert client.is_alive()
+    assert (service.state, service.current) == (State.STARTING, None)
+
+    service.ready(start)
+    client.join(5)
+    assert (outcomes[0].answer.body, outcomes[0].cold, outcomes[0].loaded) == (b"early", True, start)
+
+
+@pytest.mark.parametrize("came", [b"wrong", UnprocessableError("it is broken")], ids=["answer", "error"])
+def test_what_came_of_a_refused_session_is_dropped_and_its_requests_run_again(came: Any) -> None:
+    service = Service(queue=4, timeout=5)
+    runs: list[bytes] = []
+    first = threading.Event()
+
+    def work() -> Answer:
+        runs.append(b"right" if runs else b"wrong")
+        first.set()
+        if len(runs) == 1 and isinstance(came, Exception):
+            raise came
+        return Answer(runs[-1])
+
+    outcomes: list[Any] = []
+    client = threading.Thread(target=lambda: outcomes.extend(in_threads(service, [request(work)])))
+    client.start()
+    service.early(loaded()._replace(proved=False))
+    assert first.wait(5)
+    service.early(None)
+    late = threading.Thread(target=lambda: outcomes.extend(in_threads(service, [request()])))
+    late.start()
+    late.join(0.05)
+    assert late.is_alive()
+    assert runs == [b"wrong"]
+
+    service.ready(loaded())
+    client.join(5)
+    late.join(5)
+    assert sorted(outcome.answer.body for outcome in outcomes) == [b"done", b"right"]
+    assert service.admission.running == 0
+
+
+def test_what_ran_early_is_not_told_where_the_start_fails_or_ends() -> None:
+    for end, error in (
+        (lambda service: service.fail(EngineError("no")), FailedStartError),
+        (lambda service: service.stop_starting(), ShedError),
+    ):
+        service = Service(queue=4, timeout=5)
+        threading.Timer(0.05, end, [service]).start()
+        service.early(loaded()._replace(proved=False))
+        (outcome,) = in_threads(service, [request()])
+        assert isinstance(outcome, error)
+
+
+def test_a_deadline_passes_while_an_answer_is_held() -> None:
+    service = Service(queue=4, timeout=0.1)
+    service.early(loaded()._replace(proved=False))
+    with pytest.raises(TimedOutError):
+        service.handle(request())
 
 
 def test_the_first_request_after_readiness_is_cold_and_closes_the_report() -> None:
