@@ -53,8 +53,6 @@ class Loaded(NamedTuple):
     """What is to take over from the engine, beside its first answers."""
     beside: str = ""
     """The name of the function's own model, where this is a further one; empty for the function's own."""
-    proved: bool = True
-    """Whether its answers were held against the golden ones; until then nobody may see any."""
 
     @property
     def scope(self) -> str:
@@ -80,8 +78,9 @@ def bootstrap(
     """Start an instance. ``task``: a class of the function's own, in place of the manifest's built-in one.
     ``deployment``: what the platform calls it, for the report. ``room``: told of the variant that is to be
     opened, before its session is (its files may be on their way, and with PREHEAT_DEVICE_AHEAD its device
-    memory is taken); what it raises ends the start. ``early``: given what is loaded while it is being proved,
-    where a run takes so long that what waits had better not wait for that; then None, if it is refused.
+    memory is taken); what it raises ends the start. ``early``: given a session that is being proved, where
+    another is to take over and runs of this one take long; nothing that comes of it may be told before it is
+    what this returns. Then None, where it is refused.
 
     Raises ArtifactError or EngineError; the message names the file or variant and the cause.
     """
@@ -134,41 +133,11 @@ def _start(
         room(artifact.manifest, choice.variants[0])
     arena.hold(settings.memory_bytes, max(map(artifact.manifest.weight_bytes, choice.variants)))
     threads = settings.threads or machine.cpus
+    concurrency = settings.concurrency or machine.cpus
+    max_bytes = settings.max_bytes or artifact.manifest.limits.bytes
     failures = dict(choice.refused)
+    engine: Engine | None = None
     ready_task: Task | None = None
-
-    def loaded(engine: Engine, *, proved: bool) -> Loaded:
-        fallback = None
-        if worse(artifact.manifest, engine.variant, failures):
-            fallback = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
-        successor = choice.successor if engine.variant is choice.variants[0] else None
-        facts = {
-            "artifact": {"name": artifact.manifest.name, "version": artifact.manifest.version},
-            "variant": engine.variant.name,
-            "provider": engine.variant.requires.provider,
-            "threads": threads,
-            "fallback": fallback,
-            **({"takeover": {"variant": successor.name, "state": "waiting"}} if successor else {}),
-            "cache": artifact.cached,
-            "host": machine._asdict(),
-            "deployment": dict(deployment),
-            **({"not_restored": settings.not_restored} if settings.not_restored else {}),
-        }
-        assert ready_task is not None  # noqa: S101 - there is an engine
-        return Loaded(
-            engine,
-            ready_task,
-            ColdStartReport(clock, instance=instance, platform=platform, facts=facts),
-            concurrency=settings.concurrency or machine.cpus,
-            max_bytes=settings.max_bytes or artifact.manifest.limits.bytes,
-            fallback=fallback,
-            batcher=batcher(engine, settings),
-            artifact=artifact,
-            threads=threads,
-            successor=successor,
-            proved=proved,
-        )
-
     for variant in choice.variants:
         try:
             opening = _Opening(artifact, variant, threads, ahead, clock)
@@ -181,19 +150,62 @@ def _start(
                     with clock.phase(Phase.IMPORT) as attributes:
                         attributes["of"] = "the task's assets"
                         ready_task = task_class(artifact)
-                    if early is not None and choice.successor is not None and opening.engine is not None:
-                        early(loaded(opening.engine, proved=False))  # of two sessions this one runs slower
+                    runs_slowly = choice.successor is not None and variant.requires.provider not in NVIDIA
+                    if (
+                        early is not None
+                        and runs_slowly
+                        and opening.is_alive()
+                        and opening.engine is not None
+                    ):
+                        report = ColdStartReport(clock, instance=instance, platform=platform, facts={})
+                        early(Loaded(opening.engine, ready_task, report, concurrency, max_bytes, None))
             except Exception:  # a signal's is none: that ends the process, whatever is being opened
                 opening.join()
                 raise
-            return loaded(opening.result(), proved=True)
+            engine = opening.result()
+            break
         except EngineError as error:
+            engine = None  # what it holds is the next one's
             if early is not None:
                 early(None)
             failures[variant.name] = str(error)
             if variant is choice.variants[-1] or ready_task is None:  # the task fails with any variant
                 raise
-    raise AssertionError  # the last one's error was raised
+    assert engine is not None  # noqa: S101 - one was opened, or the last one's error raised
+    fallback = None
+    if worse(artifact.manifest, engine.variant, failures):
+        fallback = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+    successor = choice.successor if engine.variant is choice.variants[0] else None
+    report = ColdStartReport(
+        clock,
+        instance=instance,
+        platform=platform,
+        facts={
+            "artifact": {"name": artifact.manifest.name, "version": artifact.manifest.version},
+            "variant": engine.variant.name,
+            "provider": engine.variant.requires.provider,
+            "threads": threads,
+            "fallback": fallback,
+            **({"takeover": {"variant": successor.name, "state": "waiting"}} if successor else {}),
+            "cache": artifact.cached,
+            "host": machine._asdict(),
+            "deployment": dict(deployment),
+            **({"not_restored": settings.not_restored} if settings.not_restored else {}),
+        },
+    )
+    assert ready_task is not None  # noqa: S101 - there is an engine
+    return Loaded(
+        engine,
+        ready_task,
+        report,
+        concurrency=concurrency,
+        max_bytes=max_bytes,
+        fallback=fallback,
+        batcher=batcher(engine, settings),
+        artifact=artifact,
+        threads=threads,
+        successor=successor,
+    )
 
 
 def _proved(
@@ -232,16 +244,15 @@ class _Opening(threading.Thread):
         super().__init__(name="preheat-opening")
         self.runs = threading.Event()
         """Set where the session is about to run, or is not to."""
-        self.engine: Engine | None = None
-        """Of the session that is about to run, or runs; proved or not."""
         self._work = partial(_proved, artifact, variant, threads, ahead, clock)
-        self._done: list[Engine] = []
+        self.engine: Engine | None = None
+        """Of the session that runs; proved where the thread has ended without an error."""
         self._error: BaseException | None = None
         self.start()
 
     def run(self) -> None:
         try:
-            self._done.append(self._work(self._runs))
+            self.engine = self._work(self._runs)
         except BaseException as error:
             self._error = error
         finally:
@@ -252,16 +263,16 @@ class _Opening(threading.Thread):
         self.runs.set()
 
     def result(self) -> Engine:
-        """The engine, once it is proved; raises what opening or proving it raised."""
+        """The engine, once it is proved; raises what opening or proving it raised, and lets go of it then."""
         self.join()
-        try:
-            if self._error is not None:
+        if self._error is not None:
+            self.engine = None
+            try:
                 raise self._error
-        finally:
-            self._error = self.engine = (
-                None  # its traceback holds this thread, and what the thread had opened
-            )
-        return self._done.pop()
+            finally:
+                self._error = None  # its traceback holds this thread
+        assert self.engine is not None  # noqa: S101 - nothing was raised
+        return self.engine
 
 
 def _open(place: Store | Reference, settings: Settings, cache_dir: str, clock: PhaseClock) -> Artifact:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from enum import Enum
 from functools import partial
 from threading import Event, Lock
 from typing import TYPE_CHECKING
+from weakref import ref
 
 from .admission import Admission, Place
 from .answer import Answer, pack, unpack
@@ -99,31 +101,24 @@ class Service:
         self.models: Models | None = None
         """Models beside the function's own; None where there are none."""
         self._lock = Lock()
-        self._unproved: Loaded | None = None
-        self._refused = False
-        self._at_hand = Event()
-        """Set while there is a session to run on, proved or not, or there will be none."""
         self._settled = Event()
         """Set when the start is over, well or badly."""
+        self._unproved: Loaded | None = None
+        self._at_hand = Event()
+        """Set once there has been a session to run on, proved or not, or there will be none."""
 
     def early(self, loaded: Loaded | None) -> None:
-        """A session is there that is being proved: let what waits run on it, and hold the answers until
-        ``ready``. None: it was refused; what ran on it runs again on the next one."""
-        if loaded is None:
-            self._refused = self._unproved is not None
-            self._unproved = None
-            self._at_hand.clear()
-            return
-        self._unproved = loaded
-        if loaded.batcher is not None:
-            loaded.batcher.ran = self.telemetry.ran
-        self.admission.open(loaded.concurrency)
-        self._at_hand.set()
+        """A session is being proved: let the first that waits run on it. Whether that counts is known when
+        the start is over. None: it was refused."""
+        with self._lock:
+            self._unproved = loaded
+        if loaded is not None:
+            self._at_hand.set()
 
     def ready(self, loaded: Loaded) -> None:
         """The start is over: let what waits run, as many at a time as the session allows."""
         with self._lock:
-            self._loaded, self._unproved = loaded, None
+            self._loaded = loaded
             self.max_bytes = loaded.max_bytes
             if self.state is State.STARTING:
                 self.state = State.READY
@@ -178,6 +173,7 @@ class Service:
         self._settle()
 
     def _settle(self) -> None:
+        self.early(None)
         self._settled.set()
         self._at_hand.set()
 
@@ -218,25 +214,12 @@ class Service:
 
     def loaded(self, arrived_ns: int, deadline_ns: int = 0) -> Loaded:
         """What was loaded, waiting for it as a request would. Raises UnavailableError."""
-        return self._loaded_by(self.until(arrived_ns, deadline_ns))
-
-    def _loaded_by(self, until: float) -> Loaded:
+        until = self.until(arrived_ns, deadline_ns)
         if not self._settled.wait(max(until - time.perf_counter(), 0.0)):
             raise TimedOutError("its deadline passed before the model was there")
         if self._loaded is None:
             raise shutting_down() if self.state is State.DRAINING else self._failed()
         return self._loaded
-
-    def _loaded_or_early(self, until: float) -> Loaded:
-        self._at_hand.wait(max(until - time.perf_counter(), 0.0))
-        return self._unproved or self._loaded_by(until)
-
-    def hold(self, until: float) -> None:
-        """Wait until the session that a request ran on early is proved. Raises RefusedError where it is not,
-        and what ``loaded`` raises."""
-        self._loaded_by(until)
-        if self._refused:
-            raise RefusedError("the session that it ran on was refused: send it again")
 
     @property
     def idempotency(self) -> Idempotency:
@@ -267,10 +250,7 @@ class Service:
         for a keyed request, and RequestError for what cannot be answered.
         """
         if request.model is None:
-            try:
-                return self._handle(request, self)
-            except RefusedError:
-                return self._handle(request, self)
+            return self._handle(request, self)
         with request.model.in_use():
             return self._handle(request, request.model)
 
@@ -281,12 +261,11 @@ class Service:
             raise TimedOutError("its deadline had passed when it came")
         run = _Run(self, self.admission.enter(request.tenant), until, at)
         try:
-            loaded = (
-                self._loaded_or_early(until)
-                if at is self
-                else at.loaded(request.arrived_ns, request.deadline_ns)
-            )
-            call = request.prepare(loaded)
+            call: Call | None = None
+            if at is self and request.key is None and not self._settled.is_set():
+                call = self._run_early(request, run)
+            loaded = at.loaded(request.arrived_ns, request.deadline_ns)
+            call = call or request.prepare(loaded)
             answer: Answer | PreheatError
             replayed, degraded = False, ""
             if request.key is None:
@@ -305,8 +284,6 @@ class Service:
             self.telemetry.passed(run.asked_ns, run.began_ns, run.ended_ns, run.place.variant)
         if time.perf_counter() > until:
             raise TimedOutError("its deadline passed while its outcome was recorded; a retry gets that")
-        if not loaded.proved:
-            loaded = self._loaded_by(until)
         cold = request.arrived_ns < loaded.report.ready_ns
         with self._lock:
             first = not at.answered.is_set()
@@ -317,6 +294,18 @@ class Service:
         waited_ns = (run.began_ns or time.perf_counter_ns()) - request.arrived_ns
         ran_ns, variant = run.ended_ns - run.began_ns, "" if replayed else run.place.variant
         return Outcome(answer, cold or first, waited_ns, ran_ns, loaded, replayed, degraded, variant)
+
+    def _run_early(self, request: Request, run: _Run) -> Call | None:
+        """The request's call, run on a session that is being proved; None where there is none, or another
+        request has run on it."""
+        self._at_hand.wait(max(run.until - time.perf_counter(), 0.0))
+        with self._lock:
+            loaded, self._unproved = self._unproved, None
+        if loaded is None:
+            return None
+        call = request.prepare(loaded)
+        run.early(loaded.engine, call)
+        return call
 
     def until(self, arrived_ns: int, deadline_ns: int) -> float:
         """``time.perf_counter`` at which a request's time is up."""
@@ -338,20 +327,24 @@ class _Run:
         self.asked_ns = 0
         self.began_ns = 0
         self.ended_ns = 0
+        self._early: tuple[ref[Engine], Tensors] | None = None
+        """What an engine gave while it was being proved."""
+
+    def early(self, engine: Engine, call: Call) -> None:
+        """Run without a turn, on an engine that is being proved. What comes of it counts if ``answer`` is
+        given the same one; an error never does, it comes again."""
+        with suppress(PreheatError):
+            engine.check(call.inputs)
+            outputs = self._infer(engine, call)
+            self.ended_ns = time.perf_counter_ns()
+            self._early = ref(engine), outputs
 
     def answer(self, loaded: Loaded, call: Call) -> Answer:
-        """Wait for a turn, run, encode; hold what comes of it while what it ran on is not proved.
-
-        Raises TimedOutError where that took longer than there was time, and what ``Service.hold`` raises.
-        """
-        try:
-            return self._answer(loaded, call)
-        finally:
-            if not loaded.proved:
-                self.service.hold(self.until)
-
-    def _answer(self, loaded: Loaded, call: Call) -> Answer:
+        """Wait for a turn, run, encode. Raises TimedOutError where that took longer than there was time."""
         admission = self.service.admission
+        if self._early is not None and self._early[0]() is loaded.engine:
+            self.asked_ns, self.place.variant = self.began_ns, loaded.engine.variant.name
+            return self._finished(call, self._early[1])
         loaded.engine.check(call.inputs)
         self.place.call, self.place.until = call, self.until
         self.asked_ns = time.perf_counter_ns()
@@ -373,6 +366,9 @@ class _Run:
             self.ended_ns = time.perf_counter_ns()
             self.began_ns = self.ended_ns - self.place.ran_ns
             outputs = self.place.outputs
+        return self._finished(call, outputs)
+
+    def _finished(self, call: Call, outputs: Tensors) -> Answer:
         answer = call.finish(outputs)
         if time.perf_counter() > self.until:
             raise TimedOutError("its deadline passed while it ran")
@@ -384,10 +380,6 @@ class _Run:
             return engine.infer(call.inputs, call.outputs, self.until, self.place.runs)
         finally:
             self.service.telemetry.ran(self.began_ns, time.perf_counter_ns())
-
-
-class RefusedError(PreheatError):
-    """What a request ran on early was refused: it runs again."""
 
 
 def shutting_down() -> ShedError:

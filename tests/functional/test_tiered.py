@@ -141,7 +141,7 @@ def test_a_request_runs_beside_the_golden_one_and_is_answered_after_it(
     assert outcome.loaded.fallback is None
 
 
-def test_what_ran_on_a_session_that_is_refused_is_never_told(
+def test_nothing_that_ran_on_a_session_that_is_refused_is_told(
     artifact: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcome, variants = answered_early(artifact, cache, monkeypatch, proves=False)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -22,11 +23,15 @@ from preheat.phases import ColdStartReport, PhaseClock
 from preheat.service import Service, State
 
 
+class Fake(SimpleNamespace):
+    """An engine: something that can be referred to weakly."""
+
+
 def loaded(concurrency: int = 1) -> Loaded:
     report = ColdStartReport(PhaseClock(), instance="i", facts={})
     variant = SimpleNamespace(name="packed")
     infer = lambda inputs, _outputs, _until, _preemptible: inputs()  # noqa: E731
-    engine = SimpleNamespace(variant=variant, check=lambda _: None, infer=infer)
+    engine = Fake(variant=variant, check=lambda _: None, infer=infer)
     return Loaded(
         cast(Any, engine),
         cast(Any, None),
@@ -69,16 +74,21 @@ def test_requests_that_arrive_before_readiness_wait_and_are_cold() -> None:
     assert service.handle(request()).cold is False
 
 
-def test_what_runs_on_a_session_that_is_being_proved_is_held_until_it_is() -> None:
+def waiting(service: Service, *requests: Request) -> tuple[list[Any], threading.Thread]:
+    """Clients whose requests wait for the start, and what will come of these."""
+    outcomes: list[Any] = []
+    client = threading.Thread(target=lambda: outcomes.extend(in_threads(service, [*requests])))
+    client.start()
+    return outcomes, client
+
+
+def test_what_ran_on_a_session_that_was_being_proved_is_told_when_it_is() -> None:
     service = Service(queue=4, timeout=5)
     ran = threading.Event()
-    outcomes: list[Any] = []
-    client = threading.Thread(
-        target=lambda: outcomes.extend(in_threads(service, [request(lambda: ran.set() or Answer(b"early"))]))
-    )
-    client.start()
+    runs: list[int] = []
+    outcomes, client = waiting(service, request(lambda: runs.append(1) or ran.set() or Answer(b"early")))
     start = loaded()
-    service.early(start._replace(proved=False))
+    service.early(start)
     assert ran.wait(5)
     client.join(0.05)
     assert client.is_alive()
@@ -86,39 +96,68 @@ def test_what_runs_on_a_session_that_is_being_proved_is_held_until_it_is() -> No
 
     service.ready(start)
     client.join(5)
-    assert (outcomes[0].answer.body, outcomes[0].cold, outcomes[0].loaded) == (b"early", True, start)
+    assert (outcomes[0].answer.body, outcomes[0].cold, outcomes[0].variant) == (b"early", True, "packed")
+    assert len(runs) == 1
+    assert service.admission.running == 0
 
 
-@pytest.mark.parametrize("came", [b"wrong", UnprocessableError("it is broken")], ids=["answer", "error"])
-def test_what_came_of_a_refused_session_is_dropped_and_its_requests_run_again(came: Any) -> None:
-    service = Service(queue=4, timeout=5)
-    runs: list[bytes] = []
+def test_one_request_runs_early_and_the_others_wait_for_their_turn() -> None:
+    service = Service(queue=8, timeout=5)
+    runs: list[int] = []
+    outcomes, client = waiting(service, *(request(lambda: runs.append(1) or Answer(b"")) for _ in range(4)))
+    start = loaded()
+    service.early(start)
+    client.join(0.1)
+    assert len(runs) == 1
+
+    service.ready(start)
+    client.join(5)
+    assert (len(outcomes), len(runs)) == (4, 4)
+
+
+@pytest.mark.parametrize("came", [b"wrong", None], ids=["answer", "error"])
+@pytest.mark.parametrize("refusals", [1, 2])
+def test_nothing_that_came_of_a_refused_session_is_told(came: Any, refusals: int) -> None:
+    service = Service(queue=4, timeout=5, rate=0.001, burst=1)
+    runs: list[int] = []
     first = threading.Event()
 
     def work() -> Answer:
-        runs.append(b"right" if runs else b"wrong")
+        runs.append(1)
         first.set()
-        if len(runs) == 1 and isinstance(came, Exception):
-            raise came
-        return Answer(runs[-1])
+        if len(runs) > 1:
+            return Answer(b"right")
+        if came is None:
+            raise UnprocessableError("it is broken")
+        return Answer(came)
 
-    outcomes: list[Any] = []
-    client = threading.Thread(target=lambda: outcomes.extend(in_threads(service, [request(work)])))
-    client.start()
-    service.early(loaded()._replace(proved=False))
+    outcomes, client = waiting(service, request(work))
+    refused = loaded()
+    engine = weakref.ref(refused.engine)
+    service.early(refused)
     assert first.wait(5)
-    service.early(None)
-    late = threading.Thread(target=lambda: outcomes.extend(in_threads(service, [request()])))
-    late.start()
-    late.join(0.05)
-    assert late.is_alive()
-    assert runs == [b"wrong"]
+    for _ in range(refusals):
+        service.early(None)
+    del refused
+    until = time.monotonic() + 5
+    while engine() is not None and time.monotonic() < until:
+        time.sleep(0.01)
+    assert engine() is None, "it would take its memory beside the next one"
 
     service.ready(loaded())
     client.join(5)
-    late.join(5)
-    assert sorted(outcome.answer.body for outcome in outcomes) == [b"done", b"right"]
+    assert (outcomes[0].answer.body, len(runs)) == (b"right", 2)
     assert service.admission.running == 0
+
+
+def test_a_keyed_request_waits_for_the_start() -> None:
+    service = Service(queue=4, timeout=0.2)
+    runs: list[int] = []
+    keyed = request(lambda: runs.append(1) or Answer(b""))._replace(key=cast(Any, object()))
+    service.early(loaded())
+    with pytest.raises(TimedOutError):
+        service.handle(keyed)
+    assert runs == []
 
 
 def test_what_ran_early_is_not_told_where_the_start_fails_or_ends() -> None:
@@ -128,16 +167,9 @@ def test_what_ran_early_is_not_told_where_the_start_fails_or_ends() -> None:
     ):
         service = Service(queue=4, timeout=5)
         threading.Timer(0.05, end, [service]).start()
-        service.early(loaded()._replace(proved=False))
+        service.early(loaded())
         (outcome,) = in_threads(service, [request()])
         assert isinstance(outcome, error)
-
-
-def test_a_deadline_passes_while_an_answer_is_held() -> None:
-    service = Service(queue=4, timeout=0.1)
-    service.early(loaded()._replace(proved=False))
-    with pytest.raises(TimedOutError):
-        service.handle(request())
 
 
 def test_the_first_request_after_readiness_is_cold_and_closes_the_report() -> None:

@@ -3,9 +3,11 @@
 A product's threads take a run of columns each, and its kernel reads (or packs) sixteen columns at a time. In
 ONNX's order, row by row, these are a few bytes of every page: each thread has to have every page of the
 matrix mapped before it is through. Column by column each reads its own part of the file, from its beginning
-to its end. The kernel and what it computes are the same.
+to its end. What is computed is the same, but for a single row and weights that are not packed: there ONNX's
+order has a kernel of its own.
 
-Source: onnxruntime's Gemm and FusedMatMul, whose ``transB`` says that the second operand lies transposed.
+Source: onnxruntime's Gemm, FusedGemm and FusedMatMul, whose ``transB`` says that the second operand lies
+transposed.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 FUSED = "com.microsoft"
-"""The domain of FusedMatMul, onnxruntime's product that takes a transposed operand."""
+"""The domain of onnxruntime's own products."""
 
 
 def lay_out(model: str) -> int:
@@ -67,7 +69,7 @@ def _names(graph: Any) -> Iterator[str]:
 
 def _is_product(node: Any) -> bool:
     kind = (node.domain, node.op_type)
-    if kind not in (("", "MatMul"), ("", "Gemm"), (FUSED, "FusedMatMul")):
+    if kind not in (("", "MatMul"), ("", "Gemm"), (FUSED, "FusedMatMul"), (FUSED, "FusedGemm")):
         return False
     return not any(a.name in ("transB", "transBatchB") and a.i for a in node.attribute)
 

@@ -216,7 +216,8 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
 
 def optimize(source: str, way: Way, target: str = MODEL) -> None:
     """Write the optimised graph, for the provider that the way names, and its weights beside it."""
-    _write(source, target, way.level, way.provider, {**_PLAIN, **_external(target)})
+    packing = _PLAIN if way.provider == CPU else {}
+    _write(source, target, way.level, way.provider, {**packing, **_external(target)})
 
 
 def _external(model: str) -> dict[str, str]:

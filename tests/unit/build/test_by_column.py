@@ -49,6 +49,7 @@ def answer(path: Path, x: np.ndarray[Any, Any] = ONES) -> np.ndarray[Any, Any]:
         helper.make_node("MatMul", ["x", "w"], ["y"]),
         helper.make_node("Gemm", ["x", "w"], ["y"], alpha=0.5, transB=0),
         helper.make_node("FusedMatMul", ["x", "w"], ["y"], alpha=2.0, domain=by_column.FUSED),
+        helper.make_node("FusedGemm", ["x", "w"], ["y"], activation="Relu", domain=by_column.FUSED),
     ],
     ids=lambda node: str(node.op_type),
 )
