@@ -6,6 +6,7 @@ be answered claims nothing; then its key is claimed, if it has one; then it take
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from .admission import Admission, Place
 from .answer import Answer, pack, unpack
 from .calls import Call, Outcome, Request
 from .errors import FailedStartError, PreheatError, ShedError, TimedOutError, UnprocessableError
+from .overrun import Preemptible
 from .principals import Principals
 from .telemetry import Telemetry
 
@@ -104,21 +106,25 @@ class Service:
         self._settled = Event()
         """Set when the start is over, well or badly."""
         self._unproved: Loaded | None = None
+        self._early = Preemptible(math.inf)
+        """What ends a run on that."""
         self._at_hand = Event()
         """Set once there has been a session to run on, proved or not, or there will be none."""
 
     def early(self, loaded: Loaded | None) -> None:
         """A session is being proved: let the first that waits run on it. Whether that counts is known when
-        the start is over. None: it was refused."""
+        the start is over. None: it was refused, and who runs on it is to let go of it."""
         with self._lock:
             self._unproved = loaded
         if loaded is not None:
             self._at_hand.set()
+        else:
+            self._early.preempt()
 
     def ready(self, loaded: Loaded) -> None:
         """The start is over: let what waits run, as many at a time as the session allows."""
         with self._lock:
-            self._loaded = loaded
+            self._loaded, self._unproved = loaded, None
             self.max_bytes = loaded.max_bytes
             if self.state is State.STARTING:
                 self.state = State.READY
@@ -154,6 +160,7 @@ class Service:
         with self._lock:
             self.state, self._failure = State.FAILED, str(error)
         self.admission.close(self._failed(), waiting=True)
+        self.early(None)
         self._settle()
 
     def drain(self) -> None:
@@ -168,12 +175,12 @@ class Service:
 
     def stop_starting(self) -> None:
         """Drain although the start is not over: it will never be, and whoever waits for it is shed."""
+        self.early(None)
         self.drain()
         self.shed_waiting()
         self._settle()
 
     def _settle(self) -> None:
-        self.early(None)
         self._settled.set()
         self._at_hand.set()
 
@@ -214,7 +221,9 @@ class Service:
 
     def loaded(self, arrived_ns: int, deadline_ns: int = 0) -> Loaded:
         """What was loaded, waiting for it as a request would. Raises UnavailableError."""
-        until = self.until(arrived_ns, deadline_ns)
+        return self._loaded_by(self.until(arrived_ns, deadline_ns))
+
+    def _loaded_by(self, until: float) -> Loaded:
         if not self._settled.wait(max(until - time.perf_counter(), 0.0)):
             raise TimedOutError("its deadline passed before the model was there")
         if self._loaded is None:
@@ -303,8 +312,12 @@ class Service:
             loaded, self._unproved = self._unproved, None
         if loaded is None:
             return None
-        call = request.prepare(loaded)
-        run.early(loaded.engine, call)
+        try:
+            call = request.prepare(loaded)
+        except Exception:
+            self._loaded_by(run.until)  # nothing is told before the start is over
+            raise
+        run.early(loaded.engine, call, self._early)
         return call
 
     def until(self, arrived_ns: int, deadline_ns: int) -> float:
@@ -330,12 +343,12 @@ class _Run:
         self._early: tuple[ref[Engine], Tensors] | None = None
         """What an engine gave while it was being proved."""
 
-    def early(self, engine: Engine, call: Call) -> None:
+    def early(self, engine: Engine, call: Call, preemptible: Preemptible) -> None:
         """Run without a turn, on an engine that is being proved. What comes of it counts if ``answer`` is
         given the same one; an error never does, it comes again."""
         with suppress(PreheatError):
             engine.check(call.inputs)
-            outputs = self._infer(engine, call)
+            outputs = self._infer(engine, call, preemptible)
             self.ended_ns = time.perf_counter_ns()
             self._early = ref(engine), outputs
 
@@ -347,13 +360,14 @@ class _Run:
             return self._finished(call, self._early[1])
         loaded.engine.check(call.inputs)
         self.place.call, self.place.until = call, self.until
+        self.began_ns = self.ended_ns = 0
         self.asked_ns = time.perf_counter_ns()
         if admission.turn(self.place, self.until):
             try:
                 loaded = self.place.model.current or loaded  # another session may have taken over meanwhile
                 self.place.variant = loaded.engine.variant.name
                 if loaded.batcher is None:
-                    run = partial(self._infer, loaded.engine, call)
+                    run = partial(self._infer, loaded.engine, call, self.place.runs)
                     outputs: Tensors = admission.held(self.place, self.until, run)
                 else:
                     self.began_ns = time.perf_counter_ns()
@@ -374,10 +388,10 @@ class _Run:
             raise TimedOutError("its deadline passed while it ran")
         return answer
 
-    def _infer(self, engine: Engine, call: Call) -> Tensors:
+    def _infer(self, engine: Engine, call: Call, preemptible: Preemptible) -> Tensors:
         self.began_ns = time.perf_counter_ns()
         try:
-            return engine.infer(call.inputs, call.outputs, self.until, self.place.runs)
+            return engine.infer(call.inputs, call.outputs, self.until, preemptible)
         finally:
             self.service.telemetry.ran(self.began_ns, time.perf_counter_ns())
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ import pytest
 
 from preheat import manifest as manifests
 from preheat import warmup
-from preheat.answer import Answer as Body
-from preheat.calls import Call, Request
+from preheat.adapters.messages import HttpRequest, HttpResponse
+from preheat.adapters.routes import respond
 from preheat.engine import Engine
 from preheat.errors import GoldenError
 from preheat.function import Function
@@ -135,35 +136,41 @@ def test_weights_that_were_changed_never_answer(artifact: Path, cache: Path, tmp
 def test_a_request_runs_beside_the_golden_one_and_is_answered_after_it(
     artifact: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcome, variants = answered_early(artifact, cache, monkeypatch, proves=True)
-    assert variants == ["unpacked"]
-    assert outcome.variant == "unpacked"
-    assert outcome.loaded.fallback is None
+    response, ran = answered_early(artifact, cache, monkeypatch, proves=True)
+    assert ran == ["unpacked"]
+    assert (response.status, dict(response.headers)["x-preheat-variant"]) == (200, "unpacked")
 
 
 def test_nothing_that_ran_on_a_session_that_is_refused_is_told(
     artifact: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcome, variants = answered_early(artifact, cache, monkeypatch, proves=False)
-    assert variants[0] == "unpacked"
-    assert variants[1:] == [outcome.variant] != ["unpacked"]
-    assert outcome.loaded.engine.variant.name == outcome.variant
+    response, ran = answered_early(artifact, cache, monkeypatch, proves=False)
+    variant = dict(response.headers)["x-preheat-variant"]
+    assert response.status == 200
+    assert ran == ["unpacked", variant]
+    assert variant != "unpacked"
 
 
 def answered_early(
     artifact: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, *, proves: bool
-) -> tuple[Any, list[str]]:
-    """The outcome of a request that waits for a start whose first golden run takes until that request has
-    run, and then passes or does not; and what the request ran on."""
-    ran = threading.Event()
-    variants: list[str] = []
+) -> tuple[HttpResponse, list[str]]:
+    """The answer to a request that waits for a start whose first golden run takes until that request has run,
+    and then passes or does not; and what the request ran on. A refused engine has to be gone then."""
+    done = threading.Event()
+    ran: list[str] = []
+    refused: list[weakref.ref[Engine]] = []
     really_warm, really_infer = warmup.warm, Engine.infer
 
     def warm(engine: Engine, *arguments: Any, **more: Any) -> Any:
         if engine.variant.name != "unpacked":
+            until = time.monotonic() + WITHIN_S
+            while refused[0]() is not None and time.monotonic() < until:
+                time.sleep(0.01)
+            assert refused[0]() is None, "it takes its memory beside the next one"
             return really_warm(engine, *arguments, **more)
+        refused.append(weakref.ref(engine))
         more["begins"]()
-        assert ran.wait(10)
+        assert done.wait(10)
         if not proves:
             raise GoldenError("it drifts")
         return really_warm(engine, *arguments)
@@ -171,32 +178,32 @@ def answered_early(
     def infer(engine: Engine, *arguments: Any, **more: Any) -> Any:
         found = really_infer(engine, *arguments, **more)
         if threading.current_thread().name == "client":
-            variants.append(engine.variant.name)
-            ran.set()
+            ran.append(engine.variant.name)
+            done.set()
         return found
 
     monkeypatch.setattr(warmup, "warm", warm)
     monkeypatch.setattr(Engine, "infer", infer)
     function = Function(
-        environ={"PREHEAT_ARTIFACT": str(artifact), "PREHEAT_CACHE": str(cache), "PREHEAT_TIERED": "on"}
+        environ={
+            "PREHEAT_ARTIFACT": str(artifact),
+            "PREHEAT_CACHE": str(cache),
+            "PREHEAT_TIERED": "on",
+            "PREHEAT_BATCH_MS": "0",
+        }
     )
-    inputs = {name: np.ones((1, 4), dtype=np.int64) for name in ("input_ids", "attention_mask")}
-
-    def prepare(_loaded: Any) -> Call:
-        feeds = {spec.name: inputs.get(spec.name, np.zeros((1, 4), np.int64)) for spec in manifest.inputs}
-        return Call(feeds, lambda outputs: Body(b"%d" % len(outputs)))
-
-    manifest = manifests.load((artifact / manifests.FILENAME).read_bytes())
-    outcomes: list[Any] = []
     service = function.service
-    request = Request(prepare, time.perf_counter_ns(), 0, "")
-    client = threading.Thread(target=lambda: outcomes.append(service.handle(request)), name="client")
+    headers = {"content-type": "application/json"}
+    request = HttpRequest("POST", "/predict", headers, b'{"input": "a text"}', time.perf_counter_ns())
+    found: list[HttpResponse | None] = []
+    client = threading.Thread(target=lambda: found.append(respond(service, request)), name="client")
     client.start()
     function.start()
     client.join(10)
     service.drain()
     service.close()
-    return outcomes[0], variants
+    assert found[0] is not None
+    return found[0], ran
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from preheat.calls import Call, Outcome, Request
 from preheat.errors import (
     EngineError,
     FailedStartError,
+    PreemptedError,
     ShedError,
     ThrottledError,
     TimedOutError,
@@ -148,6 +149,57 @@ def test_nothing_that_came_of_a_refused_session_is_told(came: Any, refusals: int
     client.join(5)
     assert (outcomes[0].answer.body, len(runs)) == (b"right", 2)
     assert service.admission.running == 0
+
+
+def test_what_is_wrong_with_a_request_is_told_when_the_start_is_over() -> None:
+    def prepare(_loaded: Loaded) -> Call:
+        raise UnprocessableError("it is malformed")
+
+    for end, error in (
+        (lambda service: service.ready(loaded()), UnprocessableError),
+        (lambda service: service.fail(EngineError("no")), FailedStartError),
+    ):
+        service = Service(queue=4, timeout=5)
+        outcomes, client = waiting(service, request()._replace(prepare=prepare))
+        service.early(loaded())
+        client.join(0.05)
+        assert client.is_alive()
+        end(service)
+        client.join(5)
+        assert isinstance(outcomes[0], error)
+
+
+@pytest.mark.parametrize("end", ["refused", "stopped"])
+def test_an_early_run_that_cannot_count_any_more_is_ended(end: str) -> None:
+    service = Service(queue=4, timeout=5)
+    began, ended = threading.Event(), threading.Event()
+
+    def infer(inputs: Any, _outputs: Any, _until: float, preemptible: Any) -> Any:
+        options = SimpleNamespace(terminate=False)
+        preemptible.begin(options)
+        began.set()
+        until = time.monotonic() + 5
+        while not options.terminate and time.monotonic() < until:
+            time.sleep(0.005)
+        if preemptible.end():
+            ended.set()
+            raise PreemptedError("ended")
+        return inputs()
+
+    slow = loaded()
+    cast(Any, slow.engine).infer = infer
+    outcomes, client = waiting(service, request())
+    service.early(slow)
+    assert began.wait(5)
+    if end == "refused":
+        service.early(None)
+        assert ended.wait(1)
+        service.ready(loaded())
+    else:
+        service.stop_starting()
+        assert ended.wait(1)
+    client.join(5)
+    assert isinstance(outcomes[0], Outcome if end == "refused" else ShedError)
 
 
 def test_a_keyed_request_waits_for_the_start() -> None:

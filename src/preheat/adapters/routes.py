@@ -175,13 +175,14 @@ def _predict(request: HttpRequest, values: dict[str, str]) -> Prepare:
 
         if values:
             named(loaded, values)
-        kind = content_type(request, ("application/json", *loaded.task.accepts))
+        task = loaded.task  # what a call keeps must not keep the session
+        kind = content_type(request, ("application/json", *task.accepts))
         body = read_body(request, loaded.max_bytes)
         payload = strict_json.loads(body) if kind == "application/json" else body
-        inputs = prepare(loaded.task, payload, loaded.engine.manifest.inputs)
+        inputs = prepare(task, payload, loaded.engine.manifest.inputs)
 
         def finish(outputs: Tensors) -> Answer:
-            answer = loaded.task.finish(outputs, inputs)
+            answer = task.finish(outputs, inputs)
             try:
                 return Answer(json.dumps(answer, allow_nan=False).encode())
             except ValueError:
@@ -191,7 +192,7 @@ def _predict(request: HttpRequest, values: dict[str, str]) -> Prepare:
                     code="nonfinite_output",
                 ) from None
 
-        return Call(inputs, finish, padding=loaded.task.pads)
+        return Call(inputs, finish, padding=task.pads)
 
     return prepare
 
