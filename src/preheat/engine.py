@@ -16,18 +16,10 @@ from .errors import (
     TooLargeError,
     UnprocessableError,
 )
-from .manifest import Manifest, Variant
+from .manifest import LEVELS, Manifest, Variant
 from .overrun import ENDED, Preemptible, Watch
 from .providers import CPU
 from .tensors import Array, Tensors, check_inputs
-
-LEVELS = {
-    "all": "ORT_ENABLE_ALL",
-    "extended": "ORT_ENABLE_EXTENDED",
-    "basic": "ORT_ENABLE_BASIC",
-    "disabled": "ORT_DISABLE_ALL",
-}
-"""A manifest's names of optimisation levels, and GraphOptimizationLevel's."""
 
 
 def open_session(

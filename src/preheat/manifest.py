@@ -23,6 +23,13 @@ MAX_FILE_BYTES = 64 * 1024**3
 """A manifest that lists a larger file is neither published nor fetched."""
 
 OBJECTIVES = ("cold", "balanced", "warm")
+LEVELS = {
+    "all": "ORT_ENABLE_ALL",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "basic": "ORT_ENABLE_BASIC",
+    "disabled": "ORT_DISABLE_ALL",
+}
+"""Graph optimisation that is left to the session's opening, and GraphOptimizationLevel's name for it."""
 PORTABLE = "portable"
 """The variant that every artifact has and that runs anywhere."""
 
@@ -83,7 +90,7 @@ class Variant(NamedTuple):
     files: tuple[str, ...]
     """Every file that opening it touches, the model included."""
     optimization: str
-    """Graph optimisation still to do at session creation: ``all``, ``extended``, ``basic``, ``disabled``."""
+    """Graph optimisation still to do at session creation: one of LEVELS."""
     config: dict[str, str]
     """Session configuration entries."""
     requires: Requires

@@ -10,19 +10,17 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from enum import Enum
-from functools import partial
 from threading import Event, Lock
 from typing import TYPE_CHECKING
-from weakref import ref
 
-from .admission import Admission, Place
+from .admission import Admission
 from .answer import Answer, pack, unpack
 from .calls import Call, Outcome, Request
 from .errors import FailedStartError, PreheatError, ShedError, TimedOutError, UnprocessableError
 from .overrun import Preemptible
 from .principals import Principals
+from .run import Run
 from .telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
     from .phases import ColdStartReport
     from .settings import Settings
     from .takeover import Takeover
-    from .tensors import Tensors
 
 DEFAULT_MAX_BYTES = 16 * 1024 * 1024
 """Largest body until the artifact's own limit is known."""
@@ -268,7 +265,7 @@ class Service:
         until = self.until(request.arrived_ns, request.deadline_ns)
         if time.perf_counter() > until:
             raise TimedOutError("its deadline had passed when it came")
-        run = _Run(self, self.admission.enter(request.tenant), until, at)
+        run = Run(self, self.admission.enter(request.tenant), until, at)
         try:
             call: Call | None = None
             if at is self and request.key is None and not self._settled.is_set():
@@ -304,7 +301,7 @@ class Service:
         ran_ns, variant = run.ended_ns - run.began_ns, "" if replayed else run.place.variant
         return Outcome(answer, cold or first, waited_ns, ran_ns, loaded, replayed, degraded, variant)
 
-    def _run_early(self, request: Request, run: _Run) -> Call | None:
+    def _run_early(self, request: Request, run: Run) -> Call | None:
         """The request's call, run on a session that is being proved; None where there is none, or another
         request has run on it."""
         self._at_hand.wait(max(run.until - time.perf_counter(), 0.0))
@@ -327,73 +324,6 @@ class Service:
 
     def _failed(self) -> FailedStartError:
         return FailedStartError(f"the model did not start: {self._failure}")
-
-
-class _Run:
-    """One request's way through the engine."""
-
-    def __init__(self, service: Service, place: Place, until: float, model: Service | Model) -> None:
-        self.service = service
-        self.place = place
-        place.model = model
-        self.until = until
-        self.asked_ns = 0
-        self.began_ns = 0
-        self.ended_ns = 0
-        self._early: tuple[ref[Engine], Tensors] | None = None
-        """What an engine gave while it was being proved."""
-
-    def early(self, engine: Engine, call: Call, preemptible: Preemptible) -> None:
-        """Run without a turn, on an engine that is being proved. What comes of it counts if ``answer`` is
-        given the same one; an error never does, it comes again."""
-        with suppress(PreheatError):
-            engine.check(call.inputs)
-            outputs = self._infer(engine, call, preemptible)
-            self.ended_ns = time.perf_counter_ns()
-            self._early = ref(engine), outputs
-
-    def answer(self, loaded: Loaded, call: Call) -> Answer:
-        """Wait for a turn, run, encode. Raises TimedOutError where that took longer than there was time."""
-        admission = self.service.admission
-        if self._early is not None and self._early[0]() is loaded.engine:
-            self.asked_ns, self.place.variant = self.began_ns, loaded.engine.variant.name
-            return self._finished(call, self._early[1])
-        loaded.engine.check(call.inputs)
-        self.place.call, self.place.until = call, self.until
-        self.began_ns = self.ended_ns = 0
-        self.asked_ns = time.perf_counter_ns()
-        if admission.turn(self.place, self.until):
-            try:
-                loaded = self.place.model.current or loaded  # another session may have taken over meanwhile
-                self.place.variant = loaded.engine.variant.name
-                if loaded.batcher is None:
-                    run = partial(self._infer, loaded.engine, call, self.place.runs)
-                    outputs: Tensors = admission.held(self.place, self.until, run)
-                else:
-                    self.began_ns = time.perf_counter_ns()
-                    outputs = loaded.batcher.run(admission, self.place)
-            finally:
-                self.ended_ns = time.perf_counter_ns()
-                admission.done(self.place)
-                self.service.telemetry.preempted(self.place.preempted)
-        else:
-            self.ended_ns = time.perf_counter_ns()
-            self.began_ns = self.ended_ns - self.place.ran_ns
-            outputs = self.place.outputs
-        return self._finished(call, outputs)
-
-    def _finished(self, call: Call, outputs: Tensors) -> Answer:
-        answer = call.finish(outputs)
-        if time.perf_counter() > self.until:
-            raise TimedOutError("its deadline passed while it ran")
-        return answer
-
-    def _infer(self, engine: Engine, call: Call, preemptible: Preemptible) -> Tensors:
-        self.began_ns = time.perf_counter_ns()
-        try:
-            return engine.infer(call.inputs, call.outputs, self.until, preemptible)
-        finally:
-            self.service.telemetry.ran(self.began_ns, time.perf_counter_ns())
 
 
 def shutting_down() -> ShedError:

@@ -43,7 +43,7 @@ LAYERS = (
         "device_weights",
     },
     {"incoming", "eviction", "fetch", "release", "remote"},
-    {"bootstrap", "calls", "service", "jobs", "models", "model_places"},
+    {"bootstrap", "calls", "run", "service", "jobs", "models", "model_places"},
     {"takeover"},
     {"exposition"},
     {"adapters", "function", "snapshot"},

@@ -44,7 +44,7 @@ def lay_out(model: str) -> int:
             and tensor.data_type == onnx.TensorProto.FLOAT
             and tensor.data_location == onnx.TensorProto.EXTERNAL
         ):
-            _turn(os.path.dirname(model), tensor)
+            _turn(os.path.dirname(model), tensor, onnx.external_data_helper.ExternalDataInfo(tensor))
             for node in nodes:
                 _read_transposed(onnx, node)
             turned += 1
@@ -74,14 +74,12 @@ def _is_product(node: Any) -> bool:
     return not any(a.name in ("transB", "transBatchB") and a.i for a in node.attribute)
 
 
-def _turn(folder: str, tensor: Any) -> None:
+def _turn(folder: str, tensor: Any, where: Any) -> None:
     import numpy as np
 
-    where = {entry.key: entry.value for entry in tensor.external_data}
     rows, columns = tensor.dims
-    path = os.path.join(folder, where["location"])
-    offset = int(where.get("offset", 0))
-    stored = np.memmap(path, "<f4", "r+", offset, rows * columns)
+    path = os.path.join(folder, where.location)
+    stored = np.memmap(path, "<f4", "r+", where.offset or 0, rows * columns)
     stored[:] = stored.reshape(rows, columns).T.ravel()
     stored.flush()
     tensor.dims[:] = [columns, rows]

@@ -22,10 +22,9 @@ import shutil
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ..engine import LEVELS
 from ..errors import BuildError
 from ..fingerprint import Fingerprint
-from ..manifest import PORTABLE, Requires, Variant
+from ..manifest import LEVELS, PORTABLE, Requires, Variant
 from ..providers import CPU, CUDA, NVIDIA, TENSORRT, chain
 from . import by_column, isolated, ort_file
 from .reasons import plain

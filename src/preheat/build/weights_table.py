@@ -42,9 +42,9 @@ def _row(onnx: Any, tensor: Any) -> tuple[str, list[Any]] | None:
     """The file that a tensor lies in, and its name, type, shape, offset and bytes there."""
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
         return None
-    where = {entry.key: entry.value for entry in tensor.external_data}
+    where = onnx.external_data_helper.ExternalDataInfo(tensor)
     dtype = onnx.TensorProto.DataType.Name(tensor.data_type)
-    dtype, size = _OURS.get(dtype, dtype), int(where.get("length", 0))
+    dtype, size = _OURS.get(dtype, dtype), where.length or 0
     if dtype not in TYPES or not size:
         return None
-    return where["location"], [tensor.name, dtype, list(tensor.dims), int(where.get("offset", 0)), size]
+    return where.location, [tensor.name, dtype, list(tensor.dims), where.offset or 0, size]

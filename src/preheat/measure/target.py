@@ -23,12 +23,6 @@ if TYPE_CHECKING:
     from ..tasks import Task
 
 FLOOR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "floor.py")
-LEVELS = {
-    "all": "ORT_ENABLE_ALL",
-    "extended": "ORT_ENABLE_EXTENDED",
-    "basic": "ORT_ENABLE_BASIC",
-    "disabled": "ORT_DISABLE_ALL",
-}
 _INTEGERS = {"INT64": "<i8", "INT32": "<i4"}
 
 
@@ -144,7 +138,7 @@ def floor_plan(target: Target, opened: str, threads: int, libraries: Sequence[st
     assert variant is not None  # noqa: S101 - it was opened
     return {
         "model": target.path(variant.model),
-        "optimization": LEVELS[variant.optimization],
+        "optimization": manifests.LEVELS[variant.optimization],
         "config": variant.config,
         "providers": variant.providers,
         "threads": threads,

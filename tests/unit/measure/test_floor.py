@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from preheat import arena, engine
+from preheat import arena, engine, manifest
 from preheat.manifest import Requires, Variant
 from preheat.measure import floor, target
 from preheat.tensors import Tensors, pack, to_bytes, unpack
@@ -70,7 +70,7 @@ def test_the_session_is_opened_as_the_engine_opens_it(level: str, provider: str)
     ours = engine.open_session("/a/m.onnx", variant, threads=3)
     plan = {
         "model": "/a/m.onnx",
-        "optimization": target.LEVELS[level],
+        "optimization": manifest.LEVELS[level],
         "config": variant.config,
         "providers": json.loads(json.dumps(variant.providers)),
         "threads": 3,
