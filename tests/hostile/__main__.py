@@ -31,9 +31,14 @@ SHARES = {
 }
 """Requests by chance for each door, where 52,000 are asked for."""
 GROWTH = 0.05
-ONE_HEAP = {"MALLOC_ARENA_MAX": "1"}
-"""glibc gives threads heaps of their own, so that memory tells which of them served the large requests: up to
-a quarter more, now and then, which none of them lost."""
+HELD = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(128 << 10),
+    "MALLOC_TRIM_THRESHOLD_": str(128 << 10),
+}
+"""glibc keeps what is free: in a heap for each thread, and below whatever lies last in one. With one heap,
+and blocks from 128 KiB on outside it (its own default, which it raises by itself up to 32 MiB), memory is
+what is held, not which thread served the large requests or what came after them."""
 
 
 def main() -> int:
@@ -58,7 +63,7 @@ def main() -> int:
             capture_output=True,
             text=True,
             check=False,
-            env={**os.environ, **ONE_HEAP},
+            env={**os.environ, **HELD},
         )
         if done.returncode:
             return {"door": door, "failed": done.stderr[-2000:]}
