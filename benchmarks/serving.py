@@ -79,36 +79,32 @@ def serving(
 
 
 COUNTING = """
-import json, os, signal, threading
+import json, os, signal
 from preheat import Function
-from preheat.adapters import connection, sockets
+from preheat.admission import Admission
 
 function = Function(__file__)
-counts = {"most": 0}
-lock = threading.Lock()
+enter, most = Admission.enter, 0
 
 
-def counting(answer):
-    def counted(service, request, *route):
-        response = answer(service, request, *route)
-        if response is not None and request.method == "POST":
-            outcome = dict(response.headers)["x-preheat-outcome"]
-            with lock:
-                counts["most"] = max(counts["most"], service.admission.taken)
-                counts[outcome] = counts.get(outcome, 0) + 1
-        return response
-
-    return counted
+def entered(admission, tenant):
+    global most
+    place = enter(admission, tenant)
+    most = max(most, admission.taken)
+    return place
 
 
 def tell(*_):
+    counts = {"most": most}
+    for (method, _, outcome), count in function.service.telemetry.metrics.requests.read().items():
+        if method == "POST":
+            counts[outcome] = counts.get(outcome, 0) + count
     with open(os.environ["COUNTS"] + ".new", "w") as file:
         json.dump(counts, file)
     os.rename(os.environ["COUNTS"] + ".new", os.environ["COUNTS"])
 
 
-connection.respond = counting(connection.respond)
-sockets.shed_early = counting(sockets.shed_early)
+Admission.enter = entered
 signal.signal(signal.SIGUSR1, tell)
 """
 """A function that counts what its server answers."""

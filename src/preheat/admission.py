@@ -149,20 +149,6 @@ class Admission:
             self._places[tenant] = self._places.get(tenant, 0) + 1
             return Place(tenant)
 
-    def refusal(self, tenant: str) -> PreheatError | None:
-        """What ``enter`` would raise; None where it would give a place. Costs microseconds."""
-        with self._lock:
-            if self._closed is not None:
-                return self._closed
-            if not self._full or self._greedy(tenant) is not None:
-                return None
-            if self._rate:
-                try:
-                    self._pay(tenant)
-                except ThrottledError as error:
-                    return error
-            return ShedError(_FULL)
-
     def turn(self, place: Place, until: float) -> bool:
         """Wait for the place's turn; False where another has run its call meanwhile (``take``), and what came
         of it is in ``outputs``. ``until``: ``time.perf_counter`` of its deadline.
@@ -350,7 +336,7 @@ class Admission:
     def _greedy(self, tenant: str) -> str | None:
         """The tenant with the most places, if one that waits can go and leave it no fewer than this one then
         has."""
-        lines = [other for other, line in self._lines.items() if not line[-1].began]
+        lines = [other for other, line in self._lines.items() if other != tenant and not line[-1].began]
         if not lines:  # none, or but those whose runs others may wait for
             return None
         greedy = max(lines, key=self._places.__getitem__)

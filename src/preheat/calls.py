@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from .admission import Place
     from .answer import Answer
     from .bootstrap import Loaded
     from .errors import PreheatError
@@ -49,6 +50,8 @@ class Request(NamedTuple):
     """``traceparent`` of the request that left this one for later; empty for one that is answered at once."""
     model: Model | None = None
     """The further model that it is for; None: the function's own."""
+    place: Place | None = None
+    """The place that it has already; None: it has none yet."""
 
 
 class Outcome(NamedTuple):

@@ -48,7 +48,7 @@ class Principals:
     def __init__(self, keys: Mapping[bytes, str], tokens: Tokens | None) -> None:
         # Digests are looked up blinded: how long that takes tells nothing of the digests that are there.
         self._blind = os.urandom(32)
-        self._keys = {self._blinded(digest): tenant for digest, tenant in keys.items()}
+        self._keys = {self._blinded(digest): principal("key", tenant) for digest, tenant in keys.items()}
         self._tokens = tokens
 
     @classmethod
@@ -89,7 +89,7 @@ class Principals:
         credential = self._credential(headers)
         tenant = self._keys.get(self._blinded(hashlib.sha256(credential.encode()).digest()))
         if tenant is not None:
-            return principal("key", tenant)
+            return tenant
         if self._tokens is None:
             raise UnauthenticatedError("the API key is not known here")
         return self._tokens.principal(credential)

@@ -108,29 +108,33 @@ def test_a_gathering_holds_its_own_tenant_alone() -> None:
     assert held.had.wait(1)
 
 
-def test_a_refusal_is_told_without_entering() -> None:
+def refused(admission: Admission, tenant: str) -> type[PreheatError]:
+    with pytest.raises(PreheatError) as error:
+        admission.enter(tenant)
+    return error.type
+
+
+def test_a_refusal_takes_no_place() -> None:
     admission = opened(1, queue=1)
-    assert admission.refusal("a") is None
     running(admission, "a")
     Waiting(admission, "a")
-    assert isinstance(admission.refusal("a"), ShedError)
-    assert admission.refusal("b") is None  # it would displace one of a's
+    assert refused(admission, "a") is ShedError
     assert admission.taken == 2
-    with pytest.raises(ShedError):
-        admission.enter("a")
+    admission.enter("b")  # it displaces one of a's
+    assert admission.taken == 2
 
 
 def test_a_refusal_costs_a_token_as_entering_does() -> None:
     admission = opened(1, queue=0, rate=0.001, burst=3)
     running(admission, "a")
-    assert [type(admission.refusal("a")) for _ in range(3)] == [ShedError, ShedError, ThrottledError]
+    assert [refused(admission, "a") for _ in range(3)] == [ShedError, ShedError, ThrottledError]
 
 
 def test_after_closing_the_refusal_is_the_reason() -> None:
     admission = opened(1)
-    reason = ShedError("the end")
-    admission.close(reason, waiting=False)
-    assert admission.refusal("a") is reason
+    admission.close(ShedError("the end"), waiting=False)
+    with pytest.raises(ShedError, match="the end"):
+        admission.enter("a")
 
 
 class Held:

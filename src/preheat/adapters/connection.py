@@ -8,15 +8,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from enum import Enum
+from typing import TYPE_CHECKING
 
 import httptools
 
 from ..errors import InvalidRequestError, PreheatError, TooLargeError
 from ..service import Service, State
+from .heads import Head
 from .messages import HttpRequest, HttpResponse, add_header
 from .observe import refused
 from .responses import from_error
 from .routes import respond
+
+if TYPE_CHECKING:
+    from ..admission import Place
 
 IDLE_S = 75.0
 """Seconds that a connection may lie idle between requests."""
@@ -26,7 +31,8 @@ LINGER_S = 1.0
 """Seconds that a client has to read an error before the rest of its request is cut off."""
 MAX_HEAD = 64 * 1024
 """Bytes of request line and headers together."""
-CHUNK = 256 * 1024
+CHUNK = 64 * 1024
+"""Bytes that are read at once; from 128 KiB on, glibc may fetch them from the kernel for each read."""
 
 _REASONS = {
     200: "OK",
@@ -92,6 +98,8 @@ class Connection:
         self.socket = client
         self.descriptor = client.fileno()
         self.next = Next.READ
+        self.watched = 0
+        """Events that it is waited for with; 0: it is not."""
         self.idle = True
         """Whether it is between two requests."""
         self.lost: PreheatError | None = None
@@ -103,6 +111,8 @@ class Connection:
         self._head_size = 0
         self._begun = False
         self._new_request()
+        self._head: Head | None = None
+        """The last request's."""
         self._done: deque[tuple[HttpRequest, str, bool]] = deque()
         self._broken: _Broken | None = None
         self._unsent = b""
@@ -124,14 +134,18 @@ class Connection:
             return self._then(Next.READ if data else Next.END)
         if not data and self.idle:
             return self._then(Next.END)
-        if self.idle:
+        first = self.idle
+        if first:
             self.idle, self._since = False, time.monotonic()
         try:
             if self.lost is not None:
                 raise _Broken(self.lost)
             if not data:
                 raise _Broken(InvalidRequestError("the connection ended before the request was whole"))
-            self._feed(data)
+            if not (first and self._known(data)):
+                self._feed(data)
+                if first and len(self._done) == 1 and not self._begun and self._done[0][2]:
+                    self._head = Head.of(data, *self._done[0][:2])
         except _Broken as broken:
             self._broken = broken
         return self._then(Next.ANSWER if self._done or self._broken else Next.READ)
@@ -140,7 +154,10 @@ class Connection:
         """Answer the requests that are whole, in their order."""
         while self._done:
             request, query, keep_alive = self._done.popleft()
-            response = respond(self._service, request) or self._other(request, query)
+            try:
+                response = respond(self._service, request) or self._other(request, query)
+            finally:
+                self._leave(request)
             # Asked after the answer is there: the server may have begun to drain meanwhile.
             keep_alive = keep_alive and self._service.state not in (State.DRAINING, State.FAILED)
             self._unsent = encoded(response, keep_alive, head=request.method == "HEAD")
@@ -204,13 +221,33 @@ class Connection:
         """The first request that waits for ``answer``."""
         return self._done[0][0] if self._done else None
 
+    def hold(self, place: Place | None) -> None:
+        """Have the first request keep a place until it is answered."""
+        request, query, keep_alive = self._done[0]
+        self._done[0] = request._replace(place=place), query, keep_alive
+
     def close(self) -> None:
+        for request, _, _ in self._done:
+            self._leave(request)
+        self._done.clear()  # a thread that could not be had may come to it yet
         self._body.clear()
         self.socket.close()
 
     def _then(self, following: Next) -> Next:
         self.next = following
         return following
+
+    def _leave(self, request: HttpRequest) -> None:
+        if request.place is not None:
+            self._service.admission.leave(request.place)
+
+    def _known(self, data: bytes) -> bool:
+        """Take a request without the parser, if it has the last one's head."""
+        request = self._head.again(data, self._service.max_bytes) if self._head is not None else None
+        if request is None or self._head is None:
+            return False
+        self._done.append((request, self._head.query, True))
+        return True
 
     def _feed(self, data: bytes) -> None:
         if not self._in_body:

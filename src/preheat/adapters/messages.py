@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from ..admission import Place
 
 Headers = list[tuple[str, str]]
 
@@ -21,6 +24,8 @@ class HttpRequest(NamedTuple):
     """Who sends it, where the platform has verified that; never what a header says."""
     deadline_ns: int = 0
     """``perf_counter_ns`` at which its time is up, as the platform or the client says; 0: none."""
+    place: Place | None = None
+    """The place that it has already, taken for it by its door, which gives it back; None: it has none yet."""
 
 
 class HttpResponse(NamedTuple):

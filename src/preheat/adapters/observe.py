@@ -29,18 +29,27 @@ def observed(
     service: Service, request: HttpRequest, route: str, answer: Callable[[], HttpResponse]
 ) -> HttpResponse:
     """The answer to a request, counted, timed and told."""
-    telemetry, quiet = service.telemetry, route in _PROBES
-    method = known_method(request.method)
-    seen = telemetry.begin(method, route, request.arrived_ns, request.headers, quiet=quiet)
-    before = telemetry.look_at(seen)
+    seen = began(service, request, route)
+    before = service.telemetry.look_at(seen)
     try:
         response = answer()
     finally:
-        telemetry.look_at(before)
+        service.telemetry.look_at(before)
+    return told(service, seen, request, response)
+
+
+def began(service: Service, request: HttpRequest, route: str) -> Observation:
+    """A request to a route is looked at from now on."""
+    method, quiet = known_method(request.method), route in _PROBES
+    return service.telemetry.begin(method, route, request.arrived_ns, request.headers, quiet=quiet)
+
+
+def told(service: Service, seen: Observation, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+    """Its answer, counted, timed and told."""
     if seen.traced:
         response.headers.append(traceresponse(seen))
         describe(seen, request.path, request.headers)
-    close(service, seen, response.status, response.headers, quiet=quiet)
+    close(service, seen, response.status, response.headers, quiet=seen.route in _PROBES)
     return response
 
 

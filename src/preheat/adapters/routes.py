@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import errors
@@ -46,7 +47,8 @@ class Route(NamedTuple):
         return f"/{'/'.join(self.pattern)}"
 
 
-def match(path: str) -> dict[str, tuple[Route, dict[str, str]]]:
+@lru_cache(maxsize=64)
+def match(path: str) -> Mapping[str, tuple[Route, dict[str, str]]]:
     """The hot routes at a path, by method, each with the values of its pattern; empty for a path that is
     not hot."""
     segments = path.split("/")[1:]
@@ -73,7 +75,7 @@ def respond(service: Service, request: HttpRequest) -> HttpResponse | None:
 
 
 def _answer(
-    service: Service, request: HttpRequest, routes: dict[str, tuple[Route, dict[str, str]]]
+    service: Service, request: HttpRequest, routes: Mapping[str, tuple[Route, dict[str, str]]]
 ) -> HttpResponse:
     method = "GET" if request.method == "HEAD" else request.method
     if method not in routes:
@@ -288,6 +290,11 @@ def tenant_of(service: Service, request: HttpRequest) -> str:
     return tenant
 
 
+def is_deferred(service: Service, request: HttpRequest) -> bool:
+    """Whether it is answered later, if it can be answered at all."""
+    return "respond-async" in request.headers.get("prefer", "") and service.defers and service.takes_keys
+
+
 def further(service: Service, request: HttpRequest, values: dict[str, str]) -> Model | None:
     """The further model that a request is for; None for the function's own. Raises NotFoundError."""
     if service.models is None:
@@ -306,8 +313,9 @@ def _handle(service: Service, request: HttpRequest, prepare: Prepare, values: di
 
         key = read_key(service, request, tenant)
     model = further(service, request, values)
-    call = Request(prepare, request.arrived_ns, request.deadline_ns, tenant, key, model=model)
-    if "respond-async" in request.headers.get("prefer", "") and service.defers and service.takes_keys:
+    arrived_ns, deadline_ns, place = request.arrived_ns, request.deadline_ns, request.place
+    call = Request(prepare, arrived_ns, deadline_ns, tenant, key, model=model, place=place)
+    if is_deferred(service, request):
         from .deferred import accept
 
         return accept(service, request, call)

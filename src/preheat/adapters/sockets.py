@@ -7,6 +7,7 @@ first, and what must be shed is shed by a few threads that are never waiting for
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -21,9 +22,9 @@ from ..errors import ShedError
 from ..service import Service
 from ..workers import Workers
 from .connection import Connection, Next
+from .entry import enter
 from .messages import HttpRequest, HttpResponse
 from .routes import match
-from .shedding import shed_early
 
 MAX_CONNECTIONS = 1024
 """Beyond these, connections are told that there are too many."""
@@ -41,8 +42,8 @@ SWEEP_S = 0.5
 _PAUSE_S = 0.05
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """Of accept(2): what is about this process; any other error is about the one client."""
-_READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
-_SEND = select.EPOLLOUT | select.EPOLLONESHOT
+_READ = select.EPOLLIN | select.EPOLLRDHUP
+_SEND = select.EPOLLOUT
 
 
 class Sockets:
@@ -115,7 +116,7 @@ class Sockets:
 
     def _accept(self) -> None:
         """Take in everybody who is there."""
-        while True:
+        while self._listener.fileno() >= 0:
             try:
                 client, _ = self._listener.accept()
             except BlockingIOError:
@@ -134,12 +135,17 @@ class Sockets:
             if len(self._open) >= self.most:
                 connection.lost = ShedError("the server has all the connections that it can hold")
             self._open[connection.descriptor] = connection
-            self._poll.register(client, _READ)
+            try:
+                self._watch(connection, _READ)
+            except OSError:  # the kernel has no room for one more
+                self._close(connection)
 
     def _end(self, now: float) -> None:
         """One look around while the server shuts down."""
         if self._listener.fileno() >= 0:
             self._accept()  # the kernel has taken them in already: they get an answer
+            if not self._listens_again:
+                self._poll.unregister(self._listener)
             self._listener.close()
         for connection in list(self._open.values()):
             if connection.next is not Next.READ:
@@ -169,16 +175,30 @@ class Sockets:
             following = Next.END
         try:
             if following is Next.ANSWER:
+                self._watch(connection, 0)  # first: it is the other thread's then
                 pool.put(partial(self._step, connection, connection.answer))
             elif following is Next.END:
                 self._close(connection)
             else:
-                self._poll.modify(connection.descriptor, _SEND if following is Next.SEND else _READ)
-        except (OSError, RuntimeError):
+                self._watch(connection, _SEND if following is Next.SEND else _READ)
+        except (OSError, RuntimeError, ValueError):
             self._close(connection)
 
+    def _watch(self, connection: Connection, events: int) -> None:
+        """Wait for these events of a connection from now on, and for no others; 0: for none. Most often it
+        is waited for with them already, which costs no call to the kernel."""
+        before, connection.watched = connection.watched, events  # then it may be another thread's
+        if events == before:
+            return
+        if not before:
+            self._poll.register(connection.socket, events)
+        elif events:
+            self._poll.modify(connection.socket, events)
+        else:
+            self._poll.unregister(connection.socket)
+
     def _pool(self, connection: Connection) -> tuple[Workers, HttpResponse | None]:
-        """Who answers it, and the answer where it is shed right here.
+        """Who answers it, and the answer where it finds no place.
 
         Requests that need a place have their own threads: however many come, liveness is answered.
         """
@@ -186,9 +206,17 @@ class Sockets:
         route = match(request.path).get(request.method) if request is not None else None
         if request is None or route is None or route[0].prepare is None:
             return self._others, None
-        return self._answering, shed_early(self._service, request, route[0])
+        entered = enter(self._service, request, route[0])
+        if isinstance(entered, HttpResponse):
+            return self._answering, entered
+        connection.hold(entered)
+        return self._answering, None
 
     def _close(self, connection: Connection) -> None:
         if self._open.get(connection.descriptor) is connection:
             del self._open[connection.descriptor]  # first: the number may be another's right after
+        with contextlib.suppress(OSError, ValueError):
+            self._watch(
+                connection, 0
+            )  # a process that was forked may have the socket too: closing is not enough
         connection.close()
