@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import time
 from collections import deque
@@ -98,8 +99,10 @@ class Connection:
         self.socket = client
         self.descriptor = client.fileno()
         self.next = Next.READ
-        self.watched = 0
-        """Events that it is waited for with; 0: it is not."""
+        self.watched: tuple[select.epoll, int] | None = None
+        """Where it is waited for, and with which events; None: nowhere."""
+        self.refused = False
+        """Whether its last request found no place."""
         self.idle = True
         """Whether it is between two requests."""
         self.lost: PreheatError | None = None
@@ -152,6 +155,7 @@ class Connection:
 
     def answer(self) -> Next:
         """Answer the requests that are whole, in their order."""
+        self.refused = False
         while self._done:
             request, query, keep_alive = self._done.popleft()
             try:
@@ -174,6 +178,7 @@ class Connection:
 
     def refuse(self, response: HttpResponse) -> Next:
         """Answer the first request with this instead."""
+        self.refused, self._since = True, time.monotonic()
         request, _, keep_alive = self._done.popleft()
         self._last = not (keep_alive and self._service.state not in (State.DRAINING, State.FAILED))
         self._unsent = encoded(response, not self._last, head=request.method == "HEAD")

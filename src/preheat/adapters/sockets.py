@@ -39,6 +39,8 @@ QUIET_S = 0.25
 PARTIAL_S = 5.0
 """The same, for the rest of a request that has begun."""
 SWEEP_S = 0.5
+REST_S = 0.02
+"""Seconds between two looks at the connections whose last request found no place: they were told to wait."""
 _PAUSE_S = 0.05
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """Of accept(2): what is about this process; any other error is about the one client."""
@@ -64,6 +66,9 @@ class Sockets:
         self._most_refused = min(MAX_REFUSED, files - self.most)
         self._open: dict[int, Connection] = {}
         self._poll = select.epoll()
+        self._resting = select.epoll()
+        self._poll.register(self._resting, select.EPOLLIN)
+        self._looks_again = 0.0
         self._listens_again = 0.0
         self._ends = 0.0
         """``time.monotonic`` at which it began to shut down; 0: it has not."""
@@ -92,17 +97,18 @@ class Sockets:
     def _run(self) -> None:
         swept = time.monotonic()
         while True:
-            for descriptor, _ in self._poll.poll(_PAUSE_S if self._ends or self._listens_again else SWEEP_S):
-                connection = self._open.get(descriptor)
-                if connection is not None:
-                    self._step(
-                        connection, connection.flush if connection.next is Next.SEND else connection.receive
-                    )
-                elif descriptor == self._woken.fileno():
-                    self._woken.recv(64)
+            for descriptor, _ in self._poll.poll(self._patience):
+                if descriptor == self._resting.fileno():
+                    self._poll.modify(self._resting, 0)
+                    self._looks_again = time.monotonic() + REST_S
+                    for one, _ in self._resting.poll(0):
+                        self._look(one)
                 else:
-                    self._accept()
+                    self._look(descriptor)
             now = time.monotonic()
+            if self._looks_again and now > self._looks_again:
+                self._looks_again = 0.0
+                self._poll.modify(self._resting, select.EPOLLIN)
             if self._listens_again and now > self._listens_again and not self._ends:
                 self._listens_again = 0.0
                 self._poll.register(self._listener, select.EPOLLIN)
@@ -113,6 +119,23 @@ class Sockets:
                 for connection in list(self._open.values()):
                     if connection.next is not Next.ANSWER and connection.is_overdue(now):
                         self._step(connection, connection.overdue)
+
+    @property
+    def _patience(self) -> float:
+        """Seconds until there is something to do though no socket has anything."""
+        if self._looks_again:
+            return max(self._looks_again - time.monotonic(), 0.0)
+        return _PAUSE_S if self._ends or self._listens_again else SWEEP_S
+
+    def _look(self, descriptor: int) -> None:
+        """A socket has something."""
+        connection = self._open.get(descriptor)
+        if connection is not None:
+            self._step(connection, connection.flush if connection.next is Next.SEND else connection.receive)
+        elif descriptor == self._woken.fileno():
+            self._woken.recv(64)
+        else:
+            self._accept()
 
     def _accept(self) -> None:
         """Take in everybody who is there."""
@@ -187,15 +210,16 @@ class Sockets:
     def _watch(self, connection: Connection, events: int) -> None:
         """Wait for these events of a connection from now on, and for no others; 0: for none. Most often it
         is waited for with them already, which costs no call to the kernel."""
-        before, connection.watched = connection.watched, events  # then it may be another thread's
-        if events == before:
+        rests = connection.refused and connection.idle and events == _READ
+        poll = self._resting if rests else self._poll
+        before, wanted = connection.watched, (poll, events) if events else None
+        connection.watched = wanted  # from here on it may be another thread's
+        if wanted == before:
             return
-        if not before:
-            self._poll.register(connection.socket, events)
-        elif events:
-            self._poll.modify(connection.socket, events)
-        else:
-            self._poll.unregister(connection.socket)
+        if before is not None:
+            before[0].unregister(connection.socket)
+        if wanted is not None:
+            poll.register(connection.socket, events)
 
     def _pool(self, connection: Connection) -> tuple[Workers, HttpResponse | None]:
         """Who answers it, and the answer where it finds no place.

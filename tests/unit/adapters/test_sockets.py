@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from preheat import workers
-from preheat.adapters.sockets import Sockets
+from preheat.adapters.sockets import REST_S, Sockets
 from preheat.errors import ShedError
 from preheat.service import Service
 
@@ -131,6 +131,35 @@ def test_what_is_answered_later_takes_no_place(server: Started) -> None:
         server.sent(REQUEST.replace(b"host: x", b"host: x\r\nprefer: respond-async"))
     server.until(lambda: server.sockets._answering._threads == 2 * QUEUE)
     assert server.service.admission.taken == 0
+
+
+def test_who_finds_no_place_and_asks_on_is_heard_in_time(server: Started) -> None:
+    for _ in range(QUEUE):
+        server.sent()
+    server.until(lambda: server.service.admission.taken == QUEUE)
+    client = server.sent()
+    assert client.recv(4096).startswith(b"HTTP/1.1 503 ")
+    began = time.monotonic()
+    for _ in range(10):
+        client.sendall(REQUEST)
+        assert client.recv(4096).startswith(b"HTTP/1.1 503 ")
+    assert 9 * REST_S <= time.monotonic() - began < 5
+    (connection,) = (one for one in server.sockets._open.values() if one.refused)
+    assert connection.watched is not None
+    assert connection.watched[0] is server.sockets._resting
+    client.sendall(REQUEST[:20])
+    server.until(lambda: not connection.idle)
+    server.until(lambda: connection.watched is not None and connection.watched[0] is server.sockets._poll)
+    client.sendall(REQUEST[20:])  # what has begun is read as fast as it comes
+    assert client.recv(4096).startswith(b"HTTP/1.1 503 ")
+    before = server.polled.times
+    time.sleep(0.3)
+    assert server.polled.times - before < 10  # it says nothing, and is not looked at
+    server.service.admission.queue += 1
+    client.sendall(REQUEST)
+    server.until(lambda: server.service.admission.taken == QUEUE + 1)
+    server.service.stop_starting()
+    assert client.recv(4096).startswith(b"HTTP/1.1 503 ")  # it waited
 
 
 def test_a_process_that_was_forked_has_the_sockets_too(server: Started) -> None:
