@@ -226,7 +226,7 @@ class Connection:
         """The first request that waits for ``answer``."""
         return self._done[0][0] if self._done else None
 
-    def hold(self, place: Place | None) -> None:
+    def hold(self, place: Place) -> None:
         """Have the first request keep a place until it is answered."""
         request, query, keep_alive = self._done[0]
         self._done[0] = request._replace(place=place), query, keep_alive
@@ -248,8 +248,10 @@ class Connection:
 
     def _known(self, data: bytes) -> bool:
         """Take a request without the parser, if it has the last one's head."""
-        request = self._head.again(data, self._service.max_bytes) if self._head is not None else None
-        if request is None or self._head is None:
+        if self._head is None:
+            return False
+        request = self._head.again(data, self._service.max_bytes)
+        if request is None:
             return False
         self._done.append((request, self._head.query, True))
         return True

@@ -28,7 +28,6 @@ _STATUS: dict[type, tuple[int, str]] = {
     errors.TimedOutError: (504, "timed_out"),
     errors.LedgerError: (503, "unavailable"),
     errors.FailedStartError: (503, "unavailable"),
-    errors.ShedError: (503, "shed"),
     errors.UnavailableError: (503, "shed"),
 }
 
@@ -46,9 +45,7 @@ def from_error(service: Service, error: errors.PreheatError) -> HttpResponse:
 
 def _status(kind: type) -> tuple[int, str]:
     """The status and the outcome of an error's class, or of the nearest that it is one of."""
-    return _STATUS.get(kind) or next(
-        (_STATUS[one] for one in kind.__mro__ if one in _STATUS), (500, "failed")
-    )
+    return next((_STATUS[one] for one in kind.__mro__ if one in _STATUS), (500, "failed"))
 
 
 def replayed(service: Service, answer: Answer | errors.PreheatError) -> HttpResponse:

@@ -305,7 +305,8 @@ def further(service: Service, request: HttpRequest, values: dict[str, str]) -> M
 
 
 def _handle(service: Service, request: HttpRequest, prepare: Prepare, values: dict[str, str]) -> HttpResponse:
-    tenant = tenant_of(service, request)
+    # Whoever took its place knows already who sends it.
+    tenant = tenant_of(service, request) if request.place is None else request.place.tenant
     service.telemetry.bind(tenant)
     key = None
     if service.modes[""] == "required" or len(service.modes) > 1 or "idempotency-key" in request.headers:

@@ -2,7 +2,7 @@
 
 One reader, because a thread for each connection would wait its turn at the interpreter before it even saw its
 request: under a flood that took seconds, and no deadline could count them. What is read first is served
-first, and what must be shed is shed by a few threads that are never waiting for the engine.
+first, and what finds no place is shed by the reader itself.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ MAX_REFUSED = 1024
 KEPT_FILES = 128
 """Descriptors that are left to everything else."""
 SPARE = 8
-"""Threads beside those that may hold a place: they shed what finds none."""
+"""Threads beside those that may hold a place: they answer what has none, a token to be checked first or a
+request that is answered later."""
 QUIET_S = 0.25
 """Seconds in which a connection may still send a request after the server began to shut down."""
 PARTIAL_S = 5.0
@@ -69,6 +70,7 @@ class Sockets:
         self._resting = select.epoll()
         self._poll.register(self._resting, select.EPOLLIN)
         self._looks_again = 0.0
+        """``time.monotonic`` at which those who rest are looked at again; 0: once one has something."""
         self._listens_again = 0.0
         self._ends = 0.0
         """``time.monotonic`` at which it began to shut down; 0: it has not."""
@@ -233,7 +235,8 @@ class Sockets:
         entered = enter(self._service, request, route[0])
         if isinstance(entered, HttpResponse):
             return self._answering, entered
-        connection.hold(entered)
+        if entered is not None:
+            connection.hold(entered)
         return self._answering, None
 
     def _close(self, connection: Connection) -> None:

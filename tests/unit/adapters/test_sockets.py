@@ -166,10 +166,8 @@ def test_a_process_that_was_forked_has_the_sockets_too(server: Started) -> None:
     client = server.sent(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n")
     assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
     (connection,) = server.sockets._open.values()
-    kept = [
-        connection.socket.dup(),
-        server.sockets._listener.dup(),
-    ]  # as a child's are: of the same open files
+    # As a child's are: of the same open files.
+    kept = [connection.socket.dup(), server.sockets._listener.dup()]
     try:
         client.close()
         server.until(lambda: not server.sockets._open)
