@@ -80,7 +80,7 @@ class _Connection:
         self.number = -1
         self.at = 0.0
         self.received = b""
-        self.unsent = b""
+        self.unsent = memoryview(b"")
 
 
 class _Client:
@@ -139,7 +139,7 @@ class _Client:
         number, self._number = self._number, self._number + 1
         whole = self._whole[number % len(self._whole)]
         connection.number, connection.at, connection.received = number, at, b""
-        connection.unsent = whole.replace(NUMBER, b"%09d" % number)
+        connection.unsent = memoryview(whole.replace(NUMBER, b"%09d" % number))
         self._flush(connection)
 
     def _flush(self, connection: _Connection) -> None:
@@ -154,8 +154,8 @@ class _Client:
             self._end(connection, CLOSED)
             return
         connection.unsent = connection.unsent[sent:]
-        if not connection.unsent:
-            self._poll.modify(connection.socket, select.EPOLLIN)
+        more = select.EPOLLOUT if connection.unsent else 0
+        self._poll.modify(connection.socket, select.EPOLLIN | more)
 
     def _look(self, seconds: float) -> None:
         for descriptor, events in self._poll.poll(seconds):

@@ -6,19 +6,18 @@ over raw sockets, so that what the clients cost is in no figure. The peak is a c
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from preheat.errors import UsageError
 from preheat.measure.run import Progress
 
-from . import load
+from . import load, tenants
 from .figures import Benchmark, Claim, Line
 from .models import OUT
 from .serving import Counted, counted, sample
@@ -27,20 +26,12 @@ TIMES = 10
 """Load over capacity."""
 SECONDS = 10.0
 """Of overload, for each round."""
-PEAK_S = 4.0
-AT_ONCE = 32
-"""Connections of the closed loop that gives the peak."""
 CONNECTIONS = 256
-DEADLINE_S = 2.0
 SLACK_MS = 100.0
 """Between a client's clock and the server's: the way of the bytes, and the client's own turn at its CPU."""
-QUIET_SHARE = 0.05
-"""Load of the quiet tenant over capacity, which is that of joined runs: its own, which are not, take three or
-four times as much of the server's time."""
 NEIGHBOUR = 1
 """Connections of a neighbour that floods nothing: what two tenants cost each other on this machine."""
 QUEUE = 64
-FLOOD, QUIET = "flood", "quiet"
 
 
 class Seen(NamedTuple):
@@ -61,31 +52,30 @@ def run(artifact: Path, turns: int, progress: Progress) -> Benchmark:
     seconds = SECONDS * turns
     OUT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="overload-", dir=OUT) as folder:
-        keys = Path(folder) / "keys.json"
-        keys.write_text(json.dumps({name: _digest(name) for name in (FLOOD, QUIET)}))
-        settings = {"PREHEAT_QUEUE": str(QUEUE), "PREHEAT_API_KEYS": str(keys)}
-        with counted(artifact, Path(folder), cpus=ours, key=FLOOD, **settings) as server:
+        settings = {"PREHEAT_QUEUE": str(QUEUE), "PREHEAT_API_KEYS": str(tenants.keys(Path(folder)))}
+        with counted(artifact, Path(folder), cpus=ours, key=tenants.OTHER, **settings) as server:
             request = sample(artifact)
             progress("peak", 0, 5)
-            before = _closed(server, request, theirs)
+            before = tenants.peak(server, request, theirs)
             progress(f"{TIMES} times as much, {seconds:.0f} s", 1, 5)
             seen = _flooded(server, request, theirs, seconds, before)
-            seen = seen._replace(peak=(before + _closed(server, request, theirs)) / 2)
+            seen = seen._replace(peak=(before + tenants.peak(server, request, theirs)) / 2)
             progress("a quiet tenant, alone", 2, 5)
-            solo = load.run(_quiet(server, request, theirs, seconds, seen.peak))[0]
+            quiet = partial(tenants.quiet, server, request, theirs, seconds, seen.peak)
+            solo = load.run(quiet())[0]
             progress("beside one that sends one at a time", 3, 5)
-            plan = _closed_plan(server, request, theirs, seconds, NEIGHBOUR)
-            neighbour = load.run(_quiet(server, request, theirs, seconds, seen.peak), plan)[0]
+            one = [load.post("/predict", request, tenants.headers(tenants.OTHER))]
+            neighbour = load.run(quiet(), tenants.closed(server, one, theirs, seconds, NEIGHBOUR))[0]
             progress("and beside a flood", 4, 5)
             plans = _flood(server, request, theirs, seconds, TIMES * seen.peak)
-            beside = load.run(_quiet(server, request, theirs, seconds, seen.peak), *plans)[0]
+            beside = load.run(quiet(), *plans)[0]
     return _told(artifact, seen, solo, neighbour, beside, seconds)
 
 
 def _told(
     artifact: Path, seen: Seen, solo: load.Load, neighbour: load.Load, beside: load.Load, seconds: float
 ) -> Benchmark:
-    late = [ms for ms in seen.flood.latencies() if ms > DEADLINE_S * 1e3 + SLACK_MS]
+    late = [ms for ms in seen.flood.latencies() if ms > tenants.DEADLINE_S * 1e3 + SLACK_MS]
     known = {load.OK, "shed", "timed_out"}
     odd = sum(count for outcome, count in seen.flood.counts.items() if outcome not in known)
     bad = sum(count for outcome, count in beside.counts.items() if outcome != load.OK)
@@ -121,23 +111,11 @@ def _told(
     )
 
 
-def _closed(server: Counted, request: object, cpus: Sequence[int]) -> float:
-    return load.run(_closed_plan(server, request, cpus, PEAK_S, AT_ONCE))[0].goodput
-
-
-def _closed_plan(
-    server: Counted, request: object, cpus: Sequence[int], seconds: float, connections: int
-) -> load.Plan:
-    begin = time.monotonic() + 0.5
-    body = [load.post("/predict", request, _headers(FLOOD))]
-    return load.Plan(server.port, body, begin, begin + seconds, connections, cpus=cpus)
-
-
 def _flood(
     server: Counted, request: object, cpus: Sequence[int], seconds: float, rate: float
 ) -> list[load.Plan]:
     begin = time.monotonic() + 0.5
-    body = [load.post("/predict", request, _headers(FLOOD))]
+    body = [load.post("/predict", request, tenants.headers(tenants.OTHER))]
     return [
         load.Plan(
             server.port,
@@ -162,19 +140,3 @@ def _flooded(server: Counted, request: object, cpus: Sequence[int], seconds: flo
     differs = sum(abs(after.get(n, 0) - before.get(n, 0) - theirs.get(n, 0)) for n in names)
     sent = [one for one in flood.seen if one.outcome != load.UNSENT]
     return Seen(peak, flood._replace(seen=sent), differs, after["most"])
-
-
-def _quiet(server: Counted, request: object, cpus: Sequence[int], seconds: float, peak: float) -> load.Plan:
-    begin = time.monotonic() + 0.5
-    body = [load.post("/predict", request, _headers(QUIET))]
-    return load.Plan(
-        server.port, body, begin, begin + seconds, 64, rate=QUIET_SHARE * peak, cpus=cpus, seed=1
-    )
-
-
-def _headers(tenant: str) -> dict[str, str]:
-    return {"x-api-key": tenant, "x-preheat-timeout": f"{DEADLINE_S:g}"}
-
-
-def _digest(key: str) -> str:
-    return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"

@@ -3,12 +3,11 @@
 A request takes a place when it comes and gives it back when it leaves; to run, it takes a turn. There are as
 many turns as may run at once, and ``queue`` places more than turns. Turns go round the tenants that wait, and
 within a tenant to whoever came first; while another tenant is about, none has more than half of the turns, so
-that the other's next request finds one. Heavy is a tenant that has sent more than may run at once: it lets
-light ones go first, for a while, and a light one beside heavy ones alone may have every turn. What a heavy
-one runs is ended for a light one that has used less than half of its share of the engine lately, and begun
-again after that: inference can be, and it costs the heavy one alone. Where every
-place is taken, a tenant that has more than its share loses its newest one that waits (longest queue drop:
-Suter, Lakshman, Stiliadis, Choudhury 1998).
+that the other's next request finds one. Heavy is a tenant that has used more than half of its share of the
+engine lately, or has sent a lot: it lets light ones go first, for a while, and a light one beside heavy ones
+alone may have every turn. What a heavy one runs is ended for a light one, and begun again after that:
+inference can be, and it costs the heavy one alone. Where every place is taken, a tenant that has more than
+its share loses its newest one that waits (longest queue drop: Suter, Lakshman, Stiliadis, Choudhury 1998).
 """
 
 from __future__ import annotations
@@ -26,8 +25,10 @@ from .overrun import Preemptible
 Result = TypeVar("Result")
 PRESENT_S = 1.0
 """A tenant is about for as long after it sent something."""
-YIELD_S = 0.1
+YIELD_S = 0.3
 """A heavy tenant lets light ones go first for no longer than this."""
+MANY = 4
+"""More requests than so many for each that may run at once are a lot."""
 LATELY_S = 1.0
 """What a tenant has used of the engine counts for half of it after 0.7 of this, and so on."""
 _FULL = "the server has all the requests that it can hold"
@@ -93,7 +94,7 @@ class Admission:
         self._used: dict[str, tuple[float, float]] = {}
         """Seconds that a tenant ran, those of long ago for less, and when that was counted."""
         self._ran: dict[str, float] = {}
-        """When a tenant that waits had its last turn."""
+        """When a tenant that waits had its last turn, or began to wait."""
         self._latest, self._before = ("", 0.0), ("", 0.0)
         """The last two tenants that sent something, and when: tells whether another than one is about."""
         self._closed: PreheatError | None = None
@@ -156,12 +157,16 @@ class Admission:
         Raises TimedOutError where that comes first, ShedError where the place was taken away, and what the
         run raised where it was another's.
         """
+        tenant = place.tenant
         with self._lock:
-            self._preempt(place.tenant)
-            if not self._waits(place.tenant) and self._may(place.tenant):
-                self._run(place)
-                return True
-            self._lines.setdefault(place.tenant, deque()).append(place)
+            self._preempt(tenant)
+            if not self._waits(tenant):
+                self._ran.setdefault(tenant, time.perf_counter())
+                if self._may(tenant) and not self._yields(tenant):
+                    del self._ran[tenant]
+                    self._run(place)
+                    return True
+            self._lines.setdefault(tenant, deque()).append(place)
             place.waiting = True
         self._wait(place, until)
         return place.outputs is None
@@ -176,19 +181,28 @@ class Admission:
             try:
                 return run()
             except PreemptedError:
-                with self._lock:
-                    place.preempted += 1
-                    self._end(place)
-                    self._lines.setdefault(place.tenant, deque()).appendleft(place)
-                    place.waiting = True
-                    self._ran[place.tenant] = time.perf_counter()
-                    self._hand_out()
-                self._wait(place, until)
+                place.preempted += 1
+                self._go_back(place, until)
+
+    def pause(self, place: Place, until: float) -> None:
+        """Between two pieces of what the place runs: let others go first. Raises as ``held``."""
+        place.runs = Preemptible(YIELD_S)
+        self._go_back(place, until)
+
+    def _go_back(self, place: Place, until: float) -> None:
+        """From its turn to the head of its tenant's line, behind the others', until its turn comes anew."""
+        with self._lock:
+            self._end(place)
+            line = self._lines.pop(place.tenant, deque())
+            line.appendleft(place)
+            self._lines[place.tenant] = line
+            place.waiting = True
+            self._ran[place.tenant] = time.perf_counter()
+            self._hand_out()
+        self._wait(place, until)
 
     def _wait(self, place: Place, until: float) -> None:
-        # One that was ended looks for its turn itself when it has yielded: nobody else may come or go then.
-        look = YIELD_S if place.began else math.inf
-        while not place.wait(max(min(until - time.perf_counter(), look), 0.0)):
+        while not place.wait(max(min(until - time.perf_counter(), YIELD_S), 0.0)):
             with self._lock:
                 if place.waiting and time.perf_counter() >= until:
                     self._leave_line(place)
@@ -220,6 +234,18 @@ class Admission:
                 self._hand_out()
             else:
                 self._gathering.append(tenant)
+
+    def used(self, tenant: str, seconds: float) -> None:
+        """A request has kept the interpreter for so long, to be decoded, say: all turns need that."""
+        with self._lock:
+            self._use(tenant, seconds * self.turns)
+
+    def holds(self, tenant: str) -> bool:
+        """Whether a tenant's requests are better not looked at now: it is heavy, and a light one is here."""
+        with self._lock:
+            if len(self._places) < 2 or not self._heavy(tenant):
+                return False
+            return not all(self._heavy(other) for other in self._places if other != tenant)
 
     def done(self, place: Place) -> None:
         """Give a turn back, for the next in line."""
@@ -268,8 +294,10 @@ class Admission:
         return bool(others) and not self._heavy(tenant) and all(map(self._heavy, others))
 
     def _heavy(self, tenant: str) -> bool:
-        """Whether a tenant has sent more than may run at once."""
-        return self._places.get(tenant, 0) > self.turns
+        """Whether a tenant has sent a lot, or used more than half of its share of the engine lately."""
+        if self._places.get(tenant, 0) > MANY * self.turns:
+            return True
+        return self._lately(tenant) > self.turns / max(len(self._places), 1) / 2
 
     def _others_about(self, tenant: str) -> bool:
         other, seen = self._before if self._latest[0] == tenant else self._latest
@@ -278,25 +306,26 @@ class Admission:
     def _yields(self, tenant: str) -> bool:
         """Whether a heavy tenant lets a light one finish, or begin, first. Not for long, so that many light
         ones together hold nobody up."""
-        if not self._heavy(tenant) or time.perf_counter() >= self._ran.get(tenant, 0.0) + YIELD_S:
+        if time.perf_counter() >= self._ran.get(tenant, 0.0) + YIELD_S:
             return False
-        running = (place.tenant for place in self._running)
-        return any(not self._heavy(other) for other in (*running, *self._lines))
+        others = {*self._lines, *(place.tenant for place in self._running)} - {tenant}
+        return bool(others) and self._heavy(tenant) and not all(map(self._heavy, others))
 
     def _preempt(self, tenant: str) -> None:
         """End what heavy tenants run, where this one may go first."""
-        if self._heavy(tenant) or len(self._places) == 1:
+        others = [place for place in self._running if place.tenant != tenant]
+        if not others or self._heavy(tenant):
             return
-        if self._lately(tenant) > self.turns / len(self._places) / 2:
-            return
-        for other in self._running:
-            if other.tenant != tenant and self._heavy(other.tenant):
+        for other in others:
+            if self._heavy(other.tenant):
                 other.runs.preempt()
 
     def _lately(self, tenant: str) -> float:
-        """Turns that a tenant had lately, on average."""
+        """Turns that a tenant had lately, on average; what runs now counts."""
+        now = time.perf_counter()
         used, counted = self._used.get(tenant, (0.0, 0.0))
-        return used * math.exp((counted - time.perf_counter()) / LATELY_S) / LATELY_S
+        running = sum(now - place.began for place in self._running if place.tenant == tenant)
+        return (used * math.exp((counted - now) / LATELY_S) + running) / LATELY_S
 
     def _run(self, place: Place) -> None:
         place.began = time.perf_counter()
@@ -306,9 +335,13 @@ class Admission:
 
     def _end(self, place: Place) -> None:
         self._running.remove(place)
+        self._use(place.tenant, time.perf_counter() - place.began)
+
+    def _use(self, tenant: str, seconds: float) -> None:
         now = time.perf_counter()
-        used = self._lately(place.tenant) * LATELY_S + now - place.began
-        _remember(self._used, place.tenant, (used, now))
+        used, counted = self._used.get(tenant, (0.0, now))
+        used = used * math.exp((counted - now) / LATELY_S) + seconds
+        _remember(self._used, tenant, (used, now))
 
     def _hand_out(self) -> None:
         """Wake those whose turn it is: the tenants take turns, in the order in which they began to wait."""

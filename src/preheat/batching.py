@@ -7,20 +7,22 @@ the proof that a row's answer does not depend on its neighbours. Whoever is alon
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .errors import EngineError, PreheatError, RequestError, ShedError, TimedOutError
+from .turn import rows_of
 
 if TYPE_CHECKING:
-    from .admission import Admission, Place
+    from .admission import Place
     from .calls import Call
     from .engine import Engine
     from .manifest import Manifest
     from .settings import Settings
     from .tensors import Array, Padding, Tensors
+    from .turn import Turn
 
 PAYS = 1.15
 """Rows run together must be this much faster than alone to be worth it: less is the planner's noise."""
@@ -51,14 +53,14 @@ class Batcher:
         """Whose requests the last run joined (None: anybody's), and how many: whether there is company to
         wait for."""
         self._lengths = _length_outputs(engine.manifest)
-        self.ran: Callable[[int, int, int], None] | None = None
-        """Told of each run of the session: ``perf_counter_ns`` before and after it, requests in it."""
 
-    def run(self, admission: Admission, place: Place) -> Tensors:
-        """Run the place's call, and those along with it that wait and fit; give its own outputs.
+    def run(self, turn: Turn) -> Tensors:
+        """Run the call of the place whose turn it is, and those along with it that wait and fit; give its own
+        outputs.
 
         Those others get theirs, or their error, and are woken. Raises RequestError.
         """
+        admission, place = turn.admission, turn.place
         group = _Group(place.call, self.rows if self._mixed or admission.alone(place.tenant) else self._few)
 
         def fits(other: Place) -> bool:
@@ -78,25 +80,14 @@ class Batcher:
             finally:
                 admission.gather(whose, end=True)
         self._expected = whose, len(group.calls)
-        until = max(one.until for one in (place, *mates))
-        turn = _Turn(admission, place, until)
-        return self._joined(group, mates, turn) if mates else self._alone(place.call, turn)
+        if not mates:
+            return self._alone(place.call, turn)
+        return self._joined(group, mates, turn._replace(until=max(one.until for one in (place, *mates))))
 
-    def _alone(self, call: Call, turn: _Turn) -> Tensors:
-        return self._infer(call.inputs, call.outputs, 1, turn)
+    def _alone(self, call: Call, turn: Turn) -> Tensors:
+        return turn.infer(self._engine, call.inputs, call.outputs)
 
-    def _infer(self, inputs: Tensors, outputs: Sequence[str] | None, requests: int, turn: _Turn) -> Tensors:
-        def run() -> Tensors:
-            began_ns = time.perf_counter_ns()
-            try:
-                return self._engine.infer(inputs, outputs, turn.until, turn.place.runs)
-            finally:
-                if self.ran is not None:
-                    self.ran(began_ns, time.perf_counter_ns(), requests)
-
-        return turn.admission.held(turn.place, turn.until, run)
-
-    def _joined(self, group: _Group, mates: list[Place], turn: _Turn) -> Tensors:
+    def _joined(self, group: _Group, mates: list[Place], turn: Turn) -> Tensors:
         began_ns = time.perf_counter_ns()
         results: Sequence[Tensors | PreheatError]
         try:
@@ -119,27 +110,18 @@ class Batcher:
             raise results[0]
         return results[0]
 
-    def _results(self, group: _Group, turn: _Turn) -> Sequence[Tensors | PreheatError]:
+    def _results(self, group: _Group, turn: Turn) -> Sequence[Tensors | PreheatError]:
         try:
-            outputs = self._infer(group.inputs(), group.calls[0].outputs, len(group.calls), turn)
+            outputs = turn.infer(self._engine, group.inputs(), group.calls[0].outputs, len(group.calls))
         except RequestError:  # the model refuses one of them: each is told its own
             return [self._told(call, turn) for call in group.calls]
         return group.cut(outputs, self._lengths)
 
-    def _told(self, call: Call, turn: _Turn) -> Tensors | PreheatError:
+    def _told(self, call: Call, turn: Turn) -> Tensors | PreheatError:
         try:
             return self._alone(call, turn)
         except RequestError as error:
             return error
-
-
-class _Turn(NamedTuple):
-    """What a run is made in."""
-
-    admission: Admission
-    place: Place
-    until: float
-    """``time.perf_counter`` of the last deadline of those who wait for it."""
 
 
 class _Group:
@@ -147,7 +129,7 @@ class _Group:
 
     def __init__(self, first: Call, most: int) -> None:
         self.calls = [first]
-        self.rows = _rows(first)
+        self.rows = rows_of(first.inputs)
         self._most = most
         self._shape = _shape(first)
         self._widths = [_width(first)]
@@ -158,7 +140,7 @@ class _Group:
 
     def add(self, call: Call) -> bool:
         """Whether the call fits, and is now one of them."""
-        first, rows, width = self.calls[0], _rows(call), _width(call)
+        first, rows, width = self.calls[0], rows_of(call.inputs), _width(call)
         if (
             not (self.rows and rows)
             or self.rows + rows > self._most
@@ -169,7 +151,9 @@ class _Group:
         if width != self._widths[0] and (call.padding is None or call.padding != first.padding):
             return False
         widest = max(width, *self._widths)
-        work = sum(_rows(c) * w for c, w in zip(self.calls, self._widths, strict=True)) + rows * width
+        work = (
+            sum(rows_of(c.inputs) * w for c, w in zip(self.calls, self._widths, strict=True)) + rows * width
+        )
         if width and widest * (self.rows + rows) > WASTE * work:
             return False
         self.calls.append(call)
@@ -191,7 +175,7 @@ class _Group:
         found: list[Tensors] = []
         start, widest, padding = 0, max(self._widths), self.calls[0].padding
         for call, width in zip(self.calls, self._widths, strict=True):
-            end = start + _rows(call)
+            end = start + rows_of(call.inputs)
             part = {name: array[start:end] for name, array in outputs.items()}
             if padding is not None and width != widest:
                 own = slice(widest - width, None) if padding.left else slice(width)
@@ -243,12 +227,6 @@ def _length_outputs(manifest: Manifest) -> frozenset[str]:
 
     symbols = {axis(spec.shape) for spec in manifest.inputs} - {None}
     return frozenset(spec.name for spec in manifest.outputs if axis(spec.shape) in symbols)
-
-
-def _rows(call: Call) -> int:
-    """The size of the first axis; 0 where it is not the same for every input."""
-    sizes = {array.shape[0] for array in call.inputs.values()}
-    return int(sizes.pop()) if len(sizes) == 1 else 0
 
 
 def _width(call: Call) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -70,6 +71,9 @@ class Engine:
         self.variant = variant
         self._names = [spec.name for spec in manifest.outputs]
         self._strings = {spec.name for spec in manifest.inputs if spec.dtype == "BYTES"}
+        self.pace = math.inf if manifest.joined(variant.name) else None
+        """The least seconds that a run has taken for an element of its inputs; None where rows may depend on
+        each other, so that nobody may cut a run."""
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """One inference. ``outputs``: names of those wanted, in order; None for all.

@@ -274,8 +274,6 @@ class Models:
             self.loads.discard(current_thread())
 
     def _ready(self, model: Model, load: Load, loaded: Loaded) -> None:
-        if loaded.batcher is not None:
-            loaded.batcher.ran = self.service.telemetry.ran
         own = self.service.current
         assert own is not None  # noqa: S101 - loads wait for it
         loaded = loaded._replace(beside=own.engine.manifest.name)

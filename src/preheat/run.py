@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING
 from weakref import ref
 
@@ -12,12 +11,14 @@ from .admission import Place
 from .answer import Answer
 from .calls import Call
 from .errors import PreheatError, TimedOutError
-from .overrun import Preemptible
+from .pauses import Pauses
+from .turn import Turn
 
 if TYPE_CHECKING:
     from .bootstrap import Loaded
     from .engine import Engine
     from .models import Model
+    from .overrun import Preemptible
     from .service import Service
     from .tensors import Tensors
 
@@ -44,8 +45,10 @@ class Run:
         given the same one; an error never does, it comes again."""
         with suppress(PreheatError):
             engine.check(call.inputs)
-            outputs = self._infer(engine, call, preemptible)
+            self.began_ns = time.perf_counter_ns()
+            outputs = engine.infer(call.inputs, call.outputs, self.until, preemptible)
             self.ended_ns = time.perf_counter_ns()
+            self.service.telemetry.ran(self.began_ns, self.ended_ns)
             self._early = ref(engine), outputs
 
     def answer(self, loaded: Loaded, call: Call) -> Answer:
@@ -62,12 +65,12 @@ class Run:
             try:
                 loaded = self.place.model.current or loaded  # another session may have taken over meanwhile
                 self.place.variant = loaded.engine.variant.name
+                self.began_ns = time.perf_counter_ns()
+                turn = Turn(admission, self.place, self.until, self.service.telemetry.ran)
                 if loaded.batcher is None:
-                    run = partial(self._infer, loaded.engine, call, self.place.runs)
-                    outputs: Tensors = admission.held(self.place, self.until, run)
+                    outputs = turn.infer(loaded.engine, call.inputs, call.outputs)
                 else:
-                    self.began_ns = time.perf_counter_ns()
-                    outputs = loaded.batcher.run(admission, self.place)
+                    outputs = loaded.batcher.run(turn)
             finally:
                 self.ended_ns = time.perf_counter_ns()
                 admission.done(self.place)
@@ -79,14 +82,7 @@ class Run:
         return self._finished(call, outputs)
 
     def _finished(self, call: Call, outputs: Tensors) -> Answer:
-        answer = call.finish(outputs)
+        answer = Pauses(self.service.admission, self.place.tenant).within(lambda: call.finish(outputs))
         if time.perf_counter() > self.until:
             raise TimedOutError("its deadline passed while it ran")
         return answer
-
-    def _infer(self, engine: Engine, call: Call, preemptible: Preemptible) -> Tensors:
-        self.began_ns = time.perf_counter_ns()
-        try:
-            return engine.infer(call.inputs, call.outputs, self.until, preemptible)
-        finally:
-            self.service.telemetry.ran(self.began_ns, time.perf_counter_ns())

@@ -19,6 +19,7 @@ from .answer import Answer, pack, unpack
 from .calls import Call, Outcome, Request
 from .errors import FailedStartError, PreheatError, ShedError, TimedOutError, UnprocessableError
 from .overrun import Preemptible
+from .pauses import Pauses
 from .principals import Principals
 from .run import Run
 from .telemetry import Telemetry
@@ -125,8 +126,6 @@ class Service:
             self.max_bytes = loaded.max_bytes
             if self.state is State.STARTING:
                 self.state = State.READY
-        if loaded.batcher is not None:
-            loaded.batcher.ran = self.telemetry.ran
         self.admission.open(loaded.concurrency)
         self._settle()
         self.telemetry.ready(loaded)
@@ -134,8 +133,6 @@ class Service:
     def take_over(self, engine: Engine, batcher: Batcher | None, threads: int) -> Engine:
         """Let another session answer whatever takes its turn from now on; gives the one from before, on
         which requests may still run."""
-        if batcher is not None:
-            batcher.ran = self.telemetry.ran
         with self._lock:
             assert self._loaded is not None  # noqa: S101 - there is something to take over from
             before = self._loaded.engine
@@ -271,7 +268,7 @@ class Service:
             if at is self and request.key is None and not self._settled.is_set():
                 call = self._run_early(request, run)
             loaded = at.loaded(request.arrived_ns, request.deadline_ns)
-            call = call or request.prepare(loaded)
+            call = call or self._prepared(request, loaded)
             answer: Answer | PreheatError
             replayed, degraded = False, ""
             if request.key is None:
@@ -301,6 +298,9 @@ class Service:
         ran_ns, variant = run.ended_ns - run.began_ns, "" if replayed else run.place.variant
         return Outcome(answer, cold or first, waited_ns, ran_ns, loaded, replayed, degraded, variant)
 
+    def _prepared(self, request: Request, loaded: Loaded) -> Call:
+        return Pauses(self.admission, request.tenant).within(lambda: request.prepare(loaded))
+
     def _run_early(self, request: Request, run: Run) -> Call | None:
         """The request's call, run on a session that is being proved; None where there is none, or another
         request has run on it."""
@@ -310,7 +310,7 @@ class Service:
         if loaded is None:
             return None
         try:
-            call = request.prepare(loaded)
+            call = self._prepared(request, loaded)
         except Exception:
             self._loaded_by(run.until)  # nothing is told before the start is over
             raise

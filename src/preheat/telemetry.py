@@ -218,9 +218,10 @@ class Telemetry:
                 observation.marks.append(Mark("run", began_ns, ended_ns, {}))
 
     def ran(self, began_ns: int, ended_ns: int, requests: int = 1) -> None:
-        """The session ran once, for so many requests."""
+        """The session ran once, for so many requests; 0: a piece of one that others follow."""
         self.metrics.run.observe((ended_ns - began_ns) / 1e9)
-        self.metrics.batch.observe(requests)
+        if requests:
+            self.metrics.batch.observe(requests)
 
     def preempted(self, times: int) -> None:
         """A run was ended so often for other tenants'."""

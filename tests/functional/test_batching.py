@@ -115,3 +115,18 @@ def test_filetype(filetype_artifact: Path, cache: Path) -> None:
         want = ask(function, path, document)
         (got,), (wanted,) = answer["predictions"], want["predictions"]
         assert got == {**wanted, "score": pytest.approx(wanted["score"], abs=1e-3)}
+
+
+def test_a_giant_request_is_run_in_pieces(embed_artifact: Path, cache: Path) -> None:
+    function = started(embed_artifact, cache)
+    texts = [f"{TEXTS[i % len(TEXTS)]} {'and so on ' * 40}" for i in range(24)]
+    ask(function, "/predict", {"input": texts[0]})
+    metrics = function.service.telemetry.metrics
+    before = sum(metrics.run.read()[()][0])
+    given = ask(function, "/predict", {"input": texts})["embeddings"]
+    assert sum(metrics.run.read()[()][0]) - before > 2
+    assert metrics.batch.read()[()][1] == 2, "two requests were answered, however many runs they took"
+    for text, vector in zip(texts, given, strict=True):
+        np.testing.assert_allclose(
+            vector, ask(function, "/predict", {"input": text})["embeddings"][0], atol=2e-4
+        )

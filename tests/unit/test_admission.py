@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from typing import cast
 
 import pytest
 
-from preheat.admission import YIELD_S, Admission, Place
+from preheat.admission import MANY, YIELD_S, Admission, Place
 from preheat.errors import PreemptedError, PreheatError, ShedError, ThrottledError, TimedOutError
 
 
@@ -37,6 +38,11 @@ class Waiting:
     def done(self) -> None:
         self._admission.done(self.place)
         self._admission.leave(self.place)
+
+
+def many(admission: Admission, tenant: str) -> list[Waiting]:
+    """So many that wait that the tenant is heavy, and without two of them too."""
+    return [Waiting(admission, tenant) for _ in range(MANY * admission.turns + 2)]
 
 
 def running(admission: Admission, tenant: str) -> Place:
@@ -71,9 +77,10 @@ def test_one_that_waits_lets_a_lighter_one_finish_but_not_for_long() -> None:
     admission = opened(2)
     light = running(admission, "quiet")
     heavy = running(admission, "flood")
-    line = [Waiting(admission, "flood") for _ in range(3)]
+    line = many(admission, "flood")
     admission.done(heavy)
-    assert line[0].had.wait(1)  # it has had no turn since it waits
+    assert not line[0].had.is_set()
+    assert line[0].had.wait(1)  # it has waited for YIELD_S
     line[0].done()
     time.sleep(YIELD_S / 10)
     assert not line[1].had.is_set()
@@ -85,17 +92,15 @@ def test_a_light_one_may_have_every_turn_beside_heavy_ones() -> None:
     admission = opened(2)
     heavy = running(admission, "flood")
     first = running(admission, "quiet")
-    line = [Waiting(admission, "flood") for _ in range(3)]
+    line = many(admission, "flood")
     second = Waiting(admission, "quiet")
     admission.done(heavy)
-    assert line[0].had.wait(1)  # it has had no turn since it waits
-    line[0].done()
-    assert second.had.wait(1), "before the others of the flood, and beside its own first one"
-    assert not line[1].had.is_set()
+    assert second.had.wait(1), "before those of the flood, and beside its own first one"
+    assert not line[0].had.is_set()
     admission.done(first)
-    assert not line[1].had.is_set()
+    assert not line[0].had.is_set()
     second.done()
-    assert line[1].had.wait(1)
+    assert line[0].had.wait(1)
 
 
 def test_a_gathering_holds_its_own_tenant_alone() -> None:
@@ -185,7 +190,7 @@ class Held:
 def test_what_a_heavy_one_runs_is_begun_again_after_a_light_ones() -> None:
     admission = opened(1)
     heavy = Held(admission, "flood")
-    line = [Waiting(admission, "flood") for _ in range(2)]
+    line = many(admission, "flood")
     light = running(admission, "quiet")  # its turn comes although there is one alone, and it is taken
     assert (heavy.begun, heavy.came, heavy.place.preempted) == (1, None, 1)
     assert admission.take(lambda _: True) == [one.place for one in line], "others may wait for its run"
@@ -201,7 +206,7 @@ def test_what_a_heavy_one_runs_is_begun_again_after_a_light_ones() -> None:
 def test_runs_that_were_ended_go_on_beside_a_long_one_of_a_light_tenant() -> None:
     admission = opened(4)
     heavy = [Held(admission, "flood") for _ in range(4)]
-    line = [Waiting(admission, "flood") for _ in range(2)]
+    line = many(admission, "flood")
     light = running(admission, "quiet")
     until = time.perf_counter() + 9
     while all(one.begun == 1 for one in heavy) and time.perf_counter() < until:
@@ -222,8 +227,8 @@ def test_a_run_is_ended_for_no_other_but_a_light_one_and_not_for_long() -> None:
     beside = admission.enter("other")
     with pytest.raises(TimedOutError):
         admission.turn(beside, time.perf_counter() + 0.02)
-    assert first.begun == second.begun == 1, "who has sent no more than may run at once is not heavy"
-    line = [Waiting(admission, "flood") for _ in range(2)]
+    assert first.begun == second.begun == 1, "who has sent few is not heavy"
+    line = many(admission, "flood")
     time.sleep(YIELD_S)
     with pytest.raises(TimedOutError):
         admission.turn(beside, time.perf_counter() + 0.02)
@@ -239,31 +244,100 @@ def test_a_run_is_not_ended_for_one_that_has_used_its_share() -> None:
     admission.done(much)
     admission.leave(much)
     heavy = Held(admission, "flood")
-    behind = Waiting(admission, "flood")
+    behind = many(admission, "flood")
     again = Waiting(admission, "busy")
     assert not again.had.wait(0.05)
     assert heavy.result() == 1
-    assert behind.had.wait(1)
-    behind.done()
+    assert behind[0].had.wait(1)
+    behind[0].done()
     assert again.had.wait(1)
+
+
+def test_one_that_runs_for_long_is_heavy_with_one_request_at_a_time() -> None:
+    admission = opened(2)
+    giant = Held(admission, "giant")
+    light = admission.enter("quiet")
+    assert not admission.holds("giant")
+    time.sleep(0.6)
+    assert admission.holds("giant"), "what runs now counts"
+    assert giant.result() == 1
+    giant = Held(admission, "giant")
+    assert admission.turn(light, time.perf_counter() + 5)
+    until = time.perf_counter() + 9
+    while not giant.place.preempted and time.perf_counter() < until:
+        time.sleep(0.001)
+    assert giant.place.preempted == 1, "although there was a turn beside it"
+    admission.done(light)
+    assert giant.result() == 2
+    admission.leave(light)
+    time.sleep(2.0)
+    giant = Held(admission, "giant")
+    admission.enter("quiet")
+    assert not admission.holds("giant"), "that is long ago"
+    assert giant.result() == 1
+
+
+def test_a_few_of_a_light_one_at_once_go_first_all_of_them() -> None:
+    admission = opened(2)
+    admission.used("giant", 1.0)
+    giant = running(admission, "giant")
+    burst = [running(admission, "quiet"), Waiting(admission, "quiet"), Waiting(admission, "quiet")]
+    again = Waiting(admission, "giant")
+    admission.done(giant)
+    admission.leave(giant)
+    assert cast(Waiting, burst[1]).had.wait(1), "beside the first one"
+    cast(Waiting, burst[1]).done()
+    assert cast(Waiting, burst[2]).had.wait(1)
+    assert not again.had.is_set()
+    cast(Waiting, burst[2]).done()
+    assert not again.had.is_set(), "the first one runs still"
+    admission.done(cast(Place, burst[0]))
+    assert again.had.wait(1)
+
+
+def test_a_pause_goes_by_at_once_where_nobody_else_is() -> None:
+    admission = opened(1)
+    place = running(admission, "giant")
+    behind = Waiting(admission, "giant")
+    before = place.runs
+    admission.pause(place, time.perf_counter() + 5)
+    assert admission.running == 1
+    assert not behind.had.is_set(), "its own tenant's others wait for all of it"
+    assert place.runs is not before, "the next piece may be ended as long as the first"
+    admission.done(place)
+    assert behind.had.wait(1)
+
+
+def test_who_pauses_may_be_late_or_be_stopped() -> None:
+    admission = opened(1)
+    place = running(admission, "giant")
+    other = Waiting(admission, "quiet")
+    with pytest.raises(TimedOutError):
+        admission.pause(place, time.perf_counter() + 0.05)
+    assert other.had.is_set()
+    admission.done(place)  # which has none any more
+    assert admission.running == 1
+    other.done()
+    assert admission.running == admission.waiting == 0
 
 
 @pytest.mark.parametrize("ended", ["late", "stopped", "full"])
 def test_a_run_that_waits_to_begin_again_is_ended_as_others_are(ended: str) -> None:
-    admission = opened(1, queue=2)
+    admission = opened(1, queue=MANY + 3)
     heavy = Held(admission, "flood", within=1.0 if ended == "late" else 9.0)
-    other = Waiting(admission, "flood")
+    others = many(admission, "flood")
     light = running(admission, "quiet")
     until = time.perf_counter() + 9
-    while admission.waiting < 2 and time.perf_counter() < until:
+    while admission.waiting < MANY + 3 and time.perf_counter() < until:
         time.sleep(0.001)
     if ended == "stopped":
         admission.close(ShedError("stops"), waiting=True)
-    if ended == "full":  # the one behind it goes, and never it
-        admission.enter("third")
+    if ended == "full":  # those behind it go, and never it
+        for index in range(MANY + 2):
+            admission.enter(f"new {index}")
         with pytest.raises(ShedError):
-            admission.enter("fourth")
-        assert isinstance(other.place.error, ShedError)
+            admission.enter("one more")
+        assert all(isinstance(other.place.error, ShedError) for other in others)
         admission.done(light)
         assert heavy.result() == 2
         return

@@ -39,6 +39,7 @@ class Model:
             inputs=TEXT, outputs=(TOKENS, SUM), joined=lambda _: {1: 100.0, 8: 400.0}, measured=lambda *_: 4.0
         )
         self.variant = SimpleNamespace(name="portable")
+        self.pace: float | None = None
         self.runs: list[tuple[int, ...]] = []
         self.took = took
         self.fail = self.overrun = False

@@ -26,7 +26,7 @@ LAYERS = (
     {"metrics", "trace_context", "telemetry"},
     {"span_queue", "tracing"},
     {"ledger", "principals", "bearer"},
-    {"idempotency", "admission", "answer"},
+    {"idempotency", "admission", "answer", "pauses"},
     {"powertools"},
     {
         "protocol",
@@ -39,6 +39,7 @@ LAYERS = (
         "warmup",
         "waterfall",
         "batching",
+        "turn",
         "bound",
         "device_weights",
     },

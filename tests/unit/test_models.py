@@ -47,7 +47,7 @@ class Session:
 
     def __init__(self, name: str) -> None:
         self.manifest = manifest(name)
-        self.variant = SimpleNamespace(name="v")
+        self.variant, self.pace = SimpleNamespace(name="v"), None
         self.name = name
         self.among = self.alive  # those of one test
         self.among.append(name)

@@ -29,6 +29,8 @@ SETTINGS = Settings(batch_ms=0)
 class FakeEngine:
     """Answers with its variant's name, when it is let."""
 
+    pace = None
+
     def __init__(self, name: str, *, held: bool = False) -> None:
         self.variant = variant(name)
         self.manifest = manifest()

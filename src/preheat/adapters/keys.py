@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MAX_LENGTH = 255
 _QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
 _BARE = re.compile(r"[!#-+\--\[\]-~]+")  # visible ASCII without quotes, backslash and comma
+_SORTED = json.JSONEncoder(sort_keys=True)
 _FINGERPRINTED = ("content-type", "inference-header-content-length")
 
 
@@ -124,7 +125,7 @@ def _fingerprint(request: HttpRequest, loaded: Loaded) -> str:
     body = read_body(request, loaded.max_bytes)
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind == "application/json" and "inference-header-content-length" not in request.headers:
-        body = json.dumps(strict_json.loads(body), sort_keys=True).encode()
+        body = strict_json.dumps(strict_json.loads(body), _SORTED).encode()
     shaping = [request.headers.get(name, "") for name in _FINGERPRINTED]
     version = loaded.engine.manifest.version
     digest = hashlib.sha256(

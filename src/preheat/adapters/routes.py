@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..tensors import Tensors
 
 Prepare = Callable[["Loaded"], Call]
+_FINITE = json.JSONEncoder(allow_nan=False)
 
 
 class Route(NamedTuple):
@@ -186,7 +187,7 @@ def _predict(request: HttpRequest, values: dict[str, str]) -> Prepare:
         def finish(outputs: Tensors) -> Answer:
             answer = task.finish(outputs, inputs)
             try:
-                return Answer(json.dumps(answer, allow_nan=False).encode())
+                return Answer(strict_json.dumps(answer, _FINITE).encode())
             except ValueError:
                 raise errors.UnprocessableError(
                     "the model's answer holds NaN or infinite values, which JSON cannot carry; "

@@ -15,9 +15,11 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 
+from ..admission import YIELD_S
 from ..errors import ShedError
 from ..service import Service
 from ..workers import Workers
@@ -42,6 +44,8 @@ PARTIAL_S = 5.0
 SWEEP_S = 0.5
 REST_S = 0.02
 """Seconds between two looks at the connections whose last request found no place: they were told to wait."""
+HOLD_S = 0.002
+"""Seconds between two looks at the requests that are held back."""
 _PAUSE_S = 0.05
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """Of accept(2): what is about this process; any other error is about the one client."""
@@ -72,6 +76,8 @@ class Sockets:
         self._looks_again = 0.0
         """``time.monotonic`` at which those who rest are looked at again; 0: once one has something."""
         self._listens_again = 0.0
+        self._held: deque[tuple[Connection, float]] = deque()
+        """Connections with a request that lets others' go first, and ``time.monotonic`` until when."""
         self._ends = 0.0
         """``time.monotonic`` at which it began to shut down; 0: it has not."""
         admission = service.admission
@@ -111,6 +117,8 @@ class Sockets:
             if self._looks_again and now > self._looks_again:
                 self._looks_again = 0.0
                 self._poll.modify(self._resting, select.EPOLLIN)
+            if self._held:
+                self._let_go(now)
             if self._listens_again and now > self._listens_again and not self._ends:
                 self._listens_again = 0.0
                 self._poll.register(self._listener, select.EPOLLIN)
@@ -125,6 +133,8 @@ class Sockets:
     @property
     def _patience(self) -> float:
         """Seconds until there is something to do though no socket has anything."""
+        if self._held:
+            return HOLD_S
         if self._looks_again:
             return max(self._looks_again - time.monotonic(), 0.0)
         return _PAUSE_S if self._ends or self._listens_again else SWEEP_S
@@ -201,7 +211,12 @@ class Sockets:
         try:
             if following is Next.ANSWER:
                 self._watch(connection, 0)  # first: it is the other thread's then
-                pool.put(partial(self._step, connection, connection.answer))
+                if self._holds(connection):
+                    self._held.append((connection, time.monotonic() + YIELD_S))
+                    if threading.current_thread() is not self._thread:
+                        self._wake.send(b"\0")
+                else:
+                    pool.put(partial(self._step, connection, connection.answer))
             elif following is Next.END:
                 self._close(connection)
             else:
@@ -238,6 +253,27 @@ class Sockets:
         if entered is not None:
             connection.hold(entered)
         return self._answering, None
+
+    def _holds(self, connection: Connection) -> bool:
+        """Whether its request lets others' go first: decoding it would keep the interpreter from them."""
+        request = connection.first
+        return (
+            request is not None
+            and request.place is not None
+            and self._service.admission.holds(request.place.tenant)
+        )
+
+    def _let_go(self, now: float) -> None:
+        """Hand over what need not be held back any longer."""
+        for _ in range(len(self._held)):
+            connection, until = self._held.popleft()
+            if now < until and self._holds(connection):
+                self._held.append((connection, until))
+                continue
+            try:
+                self._answering.put(partial(self._step, connection, connection.answer))
+            except RuntimeError:
+                self._close(connection)
 
     def _close(self, connection: Connection) -> None:
         if self._open.get(connection.descriptor) is connection:

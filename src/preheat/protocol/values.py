@@ -8,18 +8,24 @@ numpy), never element by element.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from types import NoneType
 from typing import Any
 
 import numpy as np
 
 from ..errors import InvalidRequestError, UnprocessableError
+from ..pauses import pause
 from ..tensors import BY_V2, Array, Datatype, element_count
+from . import strict_json
 
 MAX_DIM = 2**63
 """The protocol's sizes are int64; longer ones are refused before they are multiplied."""
+
+_COMPACT = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+_AT_ONCE = 16 * 1024
+"""Numbers that become an array's at once: nobody else is answered meanwhile."""
 
 _INT, _FLOAT = frozenset({int}), frozenset({int, float})
 _KINDS = {
@@ -40,7 +46,7 @@ _KIND_NAMES = {
 
 def dumps(document: Any) -> bytes:
     """Compact JSON. The document must hold finite numbers only."""
-    return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+    return strict_json.dumps(document, _COMPACT).encode()
 
 
 def shown(value: object) -> str:
@@ -69,25 +75,38 @@ def dimensions(value: object, where: str) -> list[int]:
 def to_array(data: object, datatype: Datatype, shape: Sequence[int], name: str) -> Array:
     """The array of a shape from JSON data, flat in row-major order or nested as the shape says.
 
+    The lists of large data are empty after that: millions of numbers are not let go of at once, either.
     The shape must have been held against the model (tensors.check_shape). Raises InvalidRequestError.
     """
-    flat = _flatten(data, shape, name)
-    kinds = set(map(type, flat))
+    rows: Iterable[list[Any]] = _rows(data, shape, name)
+    array = np.empty(element_count(shape, name), dtype=datatype.numpy)
+    values = chain.from_iterable(_used_up(rows) if len(array) > _AT_ONCE else rows)
+    done = 0
+    while some := list(islice(values, _AT_ONCE)):
+        array[done : done + len(some)] = _converted(some, datatype, name)
+        done += len(some)
+        if done < len(array):
+            pause()
+    return array.reshape(shape)
+
+
+def _converted(some: list[Any], datatype: Datatype, name: str) -> Array:
+    kinds = set(map(type, some))
     if not kinds <= _KINDS[datatype.v2]:
         wanted = " or ".join(_KIND_NAMES[kind] for kind in sorted(_KINDS[datatype.v2], key=str, reverse=True))
         got = " and ".join(sorted(_KIND_NAMES[kind] for kind in kinds - _KINDS[datatype.v2]))
         raise InvalidRequestError(f"tensor {name!r}: {datatype.v2} takes {wanted}, and the data holds {got}")
     if datatype.v2 == "BYTES":
-        return _strings(flat, name).reshape(shape)
+        return _strings(some, name)
     if datatype.v2.startswith("FP"):
-        return _floats(flat, datatype, name).reshape(shape)
-    if datatype.v2 != "BOOL" and flat:
+        return _floats(some, datatype, name)
+    if datatype.v2 != "BOOL":
         low, high = int_range(datatype)
-        if min(flat) < low or max(flat) > high:
+        if min(some) < low or max(some) > high:
             raise InvalidRequestError(
                 f"tensor {name!r}: {datatype.v2} holds {low} to {high}, and the data goes beyond"
             )
-    return np.array(flat, dtype=datatype.numpy).reshape(shape)
+    return np.array(some, dtype=datatype.numpy)
 
 
 def to_list(array: Array, name: str, *, nested: bool) -> list[Any]:
@@ -119,25 +138,36 @@ def int_range(datatype: Datatype) -> tuple[int, int]:
     return (0, 2**bits - 1) if datatype.v2.startswith("U") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
-def _flatten(data: object, shape: Sequence[int], name: str) -> list[Any]:
+def _rows(data: object, shape: Sequence[int], name: str) -> list[list[Any]]:
+    """The data's innermost lists, which together hold as many elements as the shape."""
     if not isinstance(data, list):
         raise InvalidRequestError(f"tensor {name!r}: the data must be a list, not {shown(data)}")
-    flat: list[Any] = data
+    rows: list[Any] = [data]
     if len(shape) > 1 and data and isinstance(data[0], list):
-        rows: list[Any] = [data]
         for axis, dim in enumerate(shape):
             if set(map(type, rows)) - {list} or set(map(len, rows)) - {dim}:
                 raise InvalidRequestError(
                     f"tensor {name!r}: the nested data does not have the shape {list(shape)} (axis {axis})"
                 )
-            rows = list(chain.from_iterable(rows))
-        flat = rows
-    count = element_count(shape, name)
-    if len(flat) != count:
+            if axis < len(shape) - 1:
+                rows = list(chain.from_iterable(rows))
+    count, sent = element_count(shape, name), sum(map(len, rows))
+    if sent != count:
         raise InvalidRequestError(
-            f"tensor {name!r}: shape {list(shape)} holds {count} elements, and {len(flat)} were sent"
+            f"tensor {name!r}: shape {list(shape)} holds {count} elements, and {sent} were sent"
         )
-    return flat
+    return rows
+
+
+def _used_up(rows: Iterable[list[Any]]) -> Iterator[list[Any]]:
+    for row in rows:
+        if len(row) <= _AT_ONCE:
+            yield row
+        else:
+            pieces = [row[start : start + _AT_ONCE] for start in range(0, len(row), _AT_ONCE)]
+            row.clear()
+            yield from _used_up(pieces)
+        row.clear()
 
 
 def _floats(flat: list[Any], datatype: Datatype, name: str) -> Array:

@@ -11,7 +11,9 @@ from typing import Any, cast
 import pytest
 
 from preheat import workers
+from preheat.adapters import entry
 from preheat.adapters.sockets import REST_S, Sockets
+from preheat.admission import YIELD_S
 from preheat.errors import ShedError
 from preheat.service import Service
 
@@ -202,3 +204,67 @@ def test_a_client_that_says_no_more_is_not_looked_at_meanwhile(server: Started, 
             assert client.recv(4096).startswith(b"HTTP/1.1 503 ")
             assert client.recv(4096) == b""
     server.until(lambda: not server.sockets._open)
+
+
+@pytest.fixture
+def held(server: Started, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Tenants whose requests let others' go first; everybody's tenant is its header's."""
+    tenants = {"heavy"}
+    monkeypatch.setattr(entry, "tenant_of", lambda _, request: request.headers["x-tenant"])
+    monkeypatch.setattr(server.service.admission, "holds", tenants.__contains__)
+    return tenants
+
+
+def of(tenant: bytes, raw: bytes = REQUEST) -> bytes:
+    return raw.replace(b"host: x", b"host: x\r\nx-tenant: " + tenant)
+
+
+def test_what_is_held_back_has_its_place_and_no_thread(server: Started, held: set[str]) -> None:
+    late = b"host: x\r\nx-preheat-timeout: 0.05"
+    heavy = server.sent(of(b"heavy").replace(b"host: x", late))
+    server.until(lambda: server.service.admission.taken == 1)
+    assert server.sockets._answering._threads == 0
+    light = server.sent(of(b"light").replace(b"host: x", late))
+    assert light.recv(4096).startswith(b"HTTP/1.1 504 ")
+    assert server.sockets._answering._threads == 1
+    held.clear()
+    assert heavy.recv(4096).startswith(b"HTTP/1.1 504 ")
+    server.until(lambda: server.service.admission.taken == 0)
+
+
+def test_nothing_is_held_back_for_ever(server: Started, held: set[str]) -> None:
+    began = time.monotonic()
+    heavy = server.sent(of(b"heavy", REQUEST.replace(b"host: x", b"host: x\r\nx-preheat-timeout: 0.05")))
+    assert heavy.recv(4096).startswith(b"HTTP/1.1 504 ")
+    assert YIELD_S <= time.monotonic() - began < 5
+    assert held
+    before = server.polled.times
+    time.sleep(0.3)
+    assert server.polled.times - before < 10, "nothing is held back any more"
+
+
+def test_a_second_request_on_a_connection_is_held_back_too(server: Started, held: set[str]) -> None:
+    raw = REQUEST.replace(b"host: x", b"host: x\r\nx-preheat-timeout: 0.01")
+    held.clear()
+    client = server.sent(of(b"light", raw) + of(b"heavy", raw))
+    held.add("heavy")
+    answers = client.recv(4096)
+    server.until(lambda: bool(server.sockets._held) or answers.count(b"HTTP/1.1 504 ") == 2)
+    held.clear()
+    while answers.count(b"HTTP/1.1 504 ") < 2:
+        answers += client.recv(4096)
+    server.until(lambda: server.service.admission.taken == 0)
+
+
+def test_what_is_held_back_where_no_thread_can_be_had_leaves_its_place(
+    server: Started, held: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    heavy = server.sent(of(b"heavy"))
+    server.until(lambda: bool(server.sockets._held))
+    monkeypatch.setattr(server.sockets._answering, "put", none)
+    held.clear()
+    assert heavy.recv(4096) == b""
+    assert server.service.admission.taken == 0

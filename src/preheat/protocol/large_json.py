@@ -1,0 +1,166 @@
+"""JSON of many megabytes, decoded a piece at a time.
+
+The standard library's decoder keeps the interpreter to itself from the first byte to the last: half a second
+for 16 MiB of numbers, in which nobody else is answered. Here it is given pieces; what comes of them is the
+same, and so is what it refuses.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from json import JSONDecodeError, JSONDecoder
+from typing import Any
+
+from ..pauses import pause
+
+PIECE = 16 * 1024
+"""Characters that are decoded at once, or as many as a number has."""
+ESCAPE = 12
+"""Characters of the longest escape: the two halves of a surrogate pair."""
+_SECOND_HALF = re.compile(r"\\u[dD][c-fC-F]")
+_ENDS = {"[": "]", "{": "}"}
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+def loads(text: str, parse_constant: Callable[[str], object]) -> Any:
+    """What ``json.loads`` gives. Raises ValueError, and RecursionError for nesting that is too deep."""
+    return _Text(text, parse_constant).decode()
+
+
+class _Text:
+    """``at`` is a place in the text; beside a value the methods return where it ended."""
+
+    def __init__(self, text: str, parse_constant: Callable[[str], object]) -> None:
+        self._text = text
+        decoder: Any = JSONDecoder(
+            parse_constant=parse_constant
+        )  # what its `raw_decode` calls, errors aside:
+        self._scan: Callable[[str, int], tuple[Any, int]] = decoder.scan_once
+
+    def decode(self) -> Any:
+        value, at = self._value(self._space(0))
+        at = self._space(at)
+        if at != len(self._text):
+            raise JSONDecodeError("Extra data", self._text, at)
+        return value
+
+    def _space(self, at: int) -> int:
+        found = _SPACE.match(self._text, at)
+        assert found is not None  # noqa: S101 - it matches nothing, too
+        return found.end()
+
+    def _value(self, at: int) -> tuple[Any, int]:
+        first = self._text[at : at + 1]
+        if first == '"':
+            return self._string(at)
+        if first not in _ENDS:
+            return self._scanned(at)
+        pause()
+        try:
+            value, size = self._scan(self._text[at : at + PIECE], 0)
+        except (StopIteration, ValueError):  # it is larger, or wrong
+            return self._members(at)
+        return value, at + size
+
+    def _scanned(self, at: int) -> tuple[Any, int]:
+        try:
+            return self._scan(self._text, at)
+        except StopIteration as error:
+            raise JSONDecodeError("Expecting value", self._text, error.value) from None
+
+    def _string(self, at: int) -> tuple[str, int]:
+        parts: list[str] = []
+        start = at + 1
+        while True:
+            if parts:
+                pause()
+            piece = self._text[start : start + PIECE]
+            cut = len(piece)
+            if start + cut < len(self._text):
+                cut = _cut(self._text, start, start + cut) - start
+            try:
+                part, size = self._scan(f'"{piece[:cut]}"', 0)
+            except ValueError:
+                return self._scanned(at)
+            if not cut:  # nothing is left, or nothing but escapes
+                return self._scanned(at)
+            parts.append(part)
+            if size < cut + 2:  # it ends here
+                return "".join(parts), start + size - 1
+            start += cut
+
+    def _members(self, at: int) -> tuple[Any, int]:
+        """A list or an object, some members at a time where they are small, else one."""
+        opening = self._text[at]
+        found: Any = [] if opening == "[" else {}
+        at = self._space(at + 1)
+        if self._text[at : at + 1] == _ENDS[opening]:
+            return found, at + 1
+        singly = at  # up to here
+        while True:
+            if at >= singly:
+                some, end = self._some(at, opening)
+                if some:
+                    found.extend(some) if opening == "[" else found.update(some)
+                    at = self._space(end)
+                    singly = at
+                    continue
+                singly = at + PIECE
+            if opening == "{":
+                key, at = self._key(at)
+                found[key], at = self._value(at)
+            else:
+                value, at = self._value(at)
+                found.append(value)
+            at = self._space(at)
+            if self._text[at : at + 1] == _ENDS[opening]:
+                return found, at + 1
+            at = self._space(self._past(at, ","))
+
+    def _some(self, at: int, opening: str) -> tuple[Any, int]:
+        """Whole members, as one list or object, and where the next one begins; none if there is no telling
+        where one ends. What is cut off before a comma and is valid by itself ends with a whole member."""
+        pause()
+        piece = self._text[at : at + PIECE]
+        if "[" in piece or "{" in piece or '"' in piece:
+            cut = max(piece.rfind("],"), piece.rfind("},"), piece.rfind('",')) + 1
+        else:
+            cut = piece.rfind(",")
+        if cut <= 0:
+            return None, at
+        whole = f"{opening}{piece[:cut]}{_ENDS[opening]}"
+        try:
+            some, size = self._scan(whole, 0)
+        except (StopIteration, ValueError):
+            return None, at
+        return (some if size == len(whole) else None), at + cut + 1
+
+    def _key(self, at: int) -> tuple[str, int]:
+        """And where its value begins."""
+        if self._text[at : at + 1] != '"':
+            raise JSONDecodeError("Expecting property name enclosed in double quotes", self._text, at)
+        key, at = self._string(at)
+        return key, self._space(self._past(self._space(at), ":"))
+
+    def _past(self, at: int, delimiter: str) -> int:
+        if self._text[at : at + 1] != delimiter:
+            raise JSONDecodeError(f"Expecting {delimiter!r} delimiter", self._text, at)
+        return at + 1
+
+
+def _cut(text: str, start: int, end: int) -> int:
+    """Where a piece of a string may end: not within an escape, nor between two that are one character."""
+    at = text.rfind("\\", max(end - ESCAPE, start), end)
+    if at < 0:
+        return end
+    while at >= 0:
+        first = at
+        while first > start and text[first - 1] == "\\":
+            first -= 1
+        if (at - first) % 2:  # each is escaped by the one before it
+            return at + 1
+        if not _SECOND_HALF.match(text, at):
+            return at
+        at = text.rfind("\\", start, first)
+    return start
