@@ -55,6 +55,8 @@ class Place:
         """How long that other run took."""
         self.variant = ""
         """What it ran on."""
+        self.counted = 0.0
+        """CPU seconds of the thread that answers it which count as used already."""
         self.runs = Preemptible(YIELD_S)
         """What ends its runs for those who go first."""
         self.preempted = 0
@@ -235,10 +237,11 @@ class Admission:
             else:
                 self._gathering.append(tenant)
 
-    def used(self, tenant: str, seconds: float) -> None:
+    def used(self, place: Place, seconds: float) -> None:
         """A request has kept the interpreter for so long, to be decoded, say: all turns need that."""
+        place.counted += seconds
         with self._lock:
-            self._use(tenant, seconds * self.turns)
+            self._use(place.tenant, seconds * self.turns)
 
     def holds(self, tenant: str) -> bool:
         """Whether a tenant's requests are better not looked at now: it is heavy, and a light one is here."""

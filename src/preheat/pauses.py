@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from .admission import Admission
+    from .admission import Admission, Place
 
 Result = TypeVar("Result")
 ALLOWED_S = 0.3
@@ -48,18 +48,18 @@ def made(document: Any) -> None:
 
 
 class Pauses:
-    """Of one thread, at work for a tenant. They take as long as the work at most, and ALLOWED_S."""
+    """Of one thread, at work for a request. They take as long as the work at most, and ALLOWED_S."""
 
-    def __init__(self, admission: Admission, tenant: str) -> None:
+    def __init__(self, admission: Admission, place: Place) -> None:
         self._admission = admission
-        self._tenant = tenant
+        self._place = place
         self._counted = time.thread_time()
         self._left = ALLOWED_S
         self._large = False
         self.documents: list[Any] = []
 
     def within(self, work: Callable[[], Result]) -> Result:
-        """What the work gives; the CPU time that it takes counts as used by the tenant."""
+        """What the work gives; the CPU time that it takes counts as used by its tenant."""
         _work.current = self
         try:
             return work()
@@ -80,7 +80,7 @@ class Pauses:
 
     def take(self) -> None:
         self._left += self._count()
-        while self._left > 0 and self._admission.holds(self._tenant):
+        while self._left > 0 and self._admission.holds(self._place.tenant):
             time.sleep(_LOOK_S)
             self._left -= _LOOK_S
 
@@ -107,7 +107,7 @@ class Pauses:
     def _count(self) -> float:
         now = time.thread_time()
         took, self._counted = now - self._counted, now
-        self._admission.used(self._tenant, took)
+        self._admission.used(self._place, took)
         return took
 
 

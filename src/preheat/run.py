@@ -82,7 +82,7 @@ class Run:
         return self._finished(call, outputs)
 
     def _finished(self, call: Call, outputs: Tensors) -> Answer:
-        answer = Pauses(self.service.admission, self.place.tenant).within(lambda: call.finish(outputs))
+        answer = Pauses(self.service.admission, self.place).within(lambda: call.finish(outputs))
         if time.perf_counter() > self.until:
             raise TimedOutError("its deadline passed while it ran")
         return answer

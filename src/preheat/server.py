@@ -87,7 +87,6 @@ def main(environ: Mapping[str, str] | None = None) -> int:
         return drained(server, service, grace)
     gc.freeze()
     gc.enable()
-    sys.setswitchinterval(SWITCH_S)
     return serve_until(stop, server, service, grace)
 
 
@@ -112,6 +111,7 @@ def grace_s(settings: Settings, environ: Mapping[str, str]) -> float:
 
 def serve_until(stop: Stop, server: Server, service: Service, grace: float) -> int:
     """Serve what has started until it is told to stop, then drain; gives the exit status."""
+    sys.setswitchinterval(SWITCH_S)
     if service.resumes and service.takes_keys:
         from .adapters.deferred import resume
 

@@ -14,7 +14,7 @@ from enum import Enum
 from threading import Event, Lock
 from typing import TYPE_CHECKING
 
-from .admission import Admission
+from .admission import Admission, Place
 from .answer import Answer, pack, unpack
 from .calls import Call, Outcome, Request
 from .errors import FailedStartError, PreheatError, ShedError, TimedOutError, UnprocessableError
@@ -268,7 +268,7 @@ class Service:
             if at is self and request.key is None and not self._settled.is_set():
                 call = self._run_early(request, run)
             loaded = at.loaded(request.arrived_ns, request.deadline_ns)
-            call = call or self._prepared(request, loaded)
+            call = call or self._prepared(request, run.place, loaded)
             answer: Answer | PreheatError
             replayed, degraded = False, ""
             if request.key is None:
@@ -298,8 +298,8 @@ class Service:
         ran_ns, variant = run.ended_ns - run.began_ns, "" if replayed else run.place.variant
         return Outcome(answer, cold or first, waited_ns, ran_ns, loaded, replayed, degraded, variant)
 
-    def _prepared(self, request: Request, loaded: Loaded) -> Call:
-        return Pauses(self.admission, request.tenant).within(lambda: request.prepare(loaded))
+    def _prepared(self, request: Request, place: Place, loaded: Loaded) -> Call:
+        return Pauses(self.admission, place).within(lambda: request.prepare(loaded))
 
     def _run_early(self, request: Request, run: Run) -> Call | None:
         """The request's call, run on a session that is being proved; None where there is none, or another
@@ -310,7 +310,7 @@ class Service:
         if loaded is None:
             return None
         try:
-            call = self._prepared(request, loaded)
+            call = self._prepared(request, run.place, loaded)
         except Exception:
             self._loaded_by(run.until)  # nothing is told before the start is over
             raise

@@ -39,12 +39,13 @@ class Turn(NamedTuple):
     ) -> Tensors:
         """The outputs for inputs of so many requests. Raises what ``Engine.infer`` does but PreemptedError,
         and what ``Admission.turn`` does."""
-        rows = rows_of(inputs) if engine.pace is not None else 0
-        if rows < 2 or engine.pace is None:
+        pace = engine.pace
+        rows = rows_of(inputs) if pace is not None else 0
+        elements = sum(array.size for array in inputs.values()) / max(rows, 1)
+        if pace is None or rows < 2 or not elements:
             return self._run(engine, inputs, outputs, requests)[0]
-        elements = sum(array.size for array in inputs.values()) / rows
         parts: list[Tensors] = []
-        done, pace = 0, engine.pace
+        done = 0
         while done < rows:
             if parts:
                 self.admission.pause(self.place, self.until)
@@ -55,8 +56,13 @@ class Turn(NamedTuple):
             parts.append(found)
             done += count
             pace = took / count / elements
-            engine.pace = min(engine.pace, pace)
-        return joined(parts)
+            if engine.pace is not None:
+                engine.pace = min(engine.pace, pace)
+        try:
+            return joined(parts)
+        except ValueError:  # an output's other axes depend on what is in it: only a whole run can tell
+            engine.pace = None
+            return self._run(engine, inputs, outputs, 0)[0]
 
     def _run(
         self, engine: Engine, inputs: Tensors, outputs: Sequence[str] | None, requests: int
@@ -68,11 +74,12 @@ class Turn(NamedTuple):
 
         def run() -> Tensors:
             nonlocal began_ns, ended_ns
-            began_ns = time.perf_counter_ns()
+            began, began_ns = time.thread_time(), time.perf_counter_ns()
             try:
                 return engine.infer(inputs, outputs, self.until, self.place.runs)
             finally:
                 ended_ns = time.perf_counter_ns()
+                self.place.counted += time.thread_time() - began  # as the turn's own time
                 self.ran(began_ns, ended_ns, requests)
 
         found = self.admission.held(self.place, self.until, run)
@@ -92,7 +99,7 @@ def share(rows: int, row_s: float) -> int:
 
 
 def joined(parts: Sequence[Tensors]) -> Tensors:
-    """The outputs of pieces as one."""
+    """The outputs of pieces as one. Raises ValueError where they do not fit each other."""
     if len(parts) == 1:
         return parts[0]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -279,8 +279,8 @@ def test_one_that_runs_for_long_is_heavy_with_one_request_at_a_time() -> None:
 
 def test_a_few_of_a_light_one_at_once_go_first_all_of_them() -> None:
     admission = opened(2)
-    admission.used("giant", 1.0)
     giant = running(admission, "giant")
+    admission.used(giant, 1.0)
     burst = [running(admission, "quiet"), Waiting(admission, "quiet"), Waiting(admission, "quiet")]
     again = Waiting(admission, "giant")
     admission.done(giant)

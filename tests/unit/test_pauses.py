@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from preheat import pauses
-from preheat.admission import MANY, Admission
+from preheat.admission import MANY, Admission, Place
 from preheat.errors import InvalidRequestError
 from preheat.pauses import Pauses, large, made, pause
 
@@ -24,8 +24,8 @@ class Held:
         self.asked = 0
         self._until = until
 
-    def used(self, tenant: str, seconds: float) -> None:
-        assert tenant == "giant"
+    def used(self, place: Place, seconds: float) -> None:
+        assert place.tenant == "giant"
         self.seconds += seconds
 
     def holds(self, tenant: str) -> bool:
@@ -41,7 +41,7 @@ def busy(seconds: float) -> None:
 
 
 def within(admission: Any, work: Any) -> Any:
-    return Pauses(cast(Admission, admission), "giant").within(work)
+    return Pauses(cast(Admission, admission), Place("giant")).within(work)
 
 
 def test_outside_such_work_there_are_none() -> None:
@@ -173,11 +173,12 @@ def test_a_heavy_tenants_work_waits_while_a_light_ones_request_is_here() -> None
 def test_who_keeps_the_interpreter_is_heavy() -> None:
     admission = Admission(50)
     admission.open(4)
-    admission.enter("giant")
+    place = admission.enter("giant")
     admission.enter("light")
     assert not admission.holds("giant")
-    admission.used("giant", 0.2)  # all four turns need it
+    admission.used(place, 0.2)  # all four turns need it
     assert not admission.holds("giant")
-    admission.used("giant", 0.3)
+    admission.used(place, 0.3)
+    assert place.counted == 0.5
     assert admission.holds("giant")
     assert not admission.holds("light")

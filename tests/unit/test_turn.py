@@ -86,6 +86,26 @@ def test_inputs_without_rows_in_common_are_run_whole() -> None:
     assert model.runs == [3]
 
 
+def test_rows_without_elements_are_run_whole() -> None:
+    model = Model()
+    turn().infer(cast(Any, model), {"x": np.ones((3, 0)), "y": np.ones((3, 0))}, ["twice"])
+    assert model.runs == [3]
+
+
+def test_outputs_that_do_not_fit_each_other_want_a_whole_run() -> None:
+    class Ragged(Model):
+        def infer(self, inputs: Any, *rest: Any) -> dict[str, Any]:
+            found = super().infer(inputs, *rest)["twice"]
+            return {"twice": found[:, : int(found.min()) // 6 % 2 + 1]}
+
+    model = Ragged()
+    for _ in range(2):
+        assert turn().infer(cast(Any, model), rows(6), ["twice"])["twice"].shape == (6, 1)
+        assert model.runs[-1] == 6
+    assert model.pace is None
+    assert len(model.runs) > 3
+
+
 def test_requests_that_run_together_are_counted_once() -> None:
     model, told = Model(pace=ROW_S / 4), []
     mine = turn()._replace(ran=lambda _began, _ended, requests: told.append(requests))

@@ -158,10 +158,11 @@ class Connection:
         self.refused = False
         while self._done:
             request, query, keep_alive = self._done.popleft()
+            began = time.thread_time()
             try:
                 response = respond(self._service, request) or self._other(request, query)
             finally:
-                self._leave(request)
+                self._leave(request, time.thread_time() - began)
             # Asked after the answer is there: the server may have begun to drain meanwhile.
             keep_alive = keep_alive and self._service.state not in (State.DRAINING, State.FAILED)
             self._unsent = encoded(response, keep_alive, head=request.method == "HEAD")
@@ -242,9 +243,13 @@ class Connection:
         self.next = following
         return following
 
-    def _leave(self, request: HttpRequest) -> None:
-        if request.place is not None:
-            self._service.admission.leave(request.place)
+    def _leave(self, request: HttpRequest, took_s: float = 0.0) -> None:
+        """Give its place back; ``took_s``: CPU time of this thread to answer it."""
+        place = request.place
+        if place is not None:
+            if took_s:
+                self._service.admission.used(place, took_s - place.counted)
+            self._service.admission.leave(place)
 
     def _known(self, data: bytes) -> bool:
         """Take a request without the parser, if it has the last one's head."""

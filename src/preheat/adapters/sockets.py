@@ -213,8 +213,6 @@ class Sockets:
                 self._watch(connection, 0)  # first: it is the other thread's then
                 if self._holds(connection):
                     self._held.append((connection, time.monotonic() + YIELD_S))
-                    if threading.current_thread() is not self._thread:
-                        self._wake.send(b"\0")
                 else:
                     pool.put(partial(self._step, connection, connection.answer))
             elif following is Next.END:

@@ -56,9 +56,8 @@ class _Text:
             return self._string(at)
         if first not in _ENDS:
             return self._scanned(at)
-        pause()
         try:
-            value, size = self._scan(self._text[at : at + PIECE], 0)
+            value, size = self._scan(self._text[at : at + PIECE // 16], 0)  # it is tried with each
         except (StopIteration, ValueError):  # it is larger, or wrong
             return self._members(at)
         return value, at + size

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from ..errors import InvalidRequestError
 from ..pauses import large, made, pause
 
-LARGE = 64 * 1024
+LARGE = 256 * 1024
 """Bytes from which JSON is decoded a piece at a time."""
 ITEMS = 4096
 """Items of a list that are encoded at once, or characters of the text that they become."""

@@ -243,19 +243,6 @@ def test_nothing_is_held_back_for_ever(server: Started, held: set[str]) -> None:
     assert server.polled.times - before < 10, "nothing is held back any more"
 
 
-def test_a_second_request_on_a_connection_is_held_back_too(server: Started, held: set[str]) -> None:
-    raw = REQUEST.replace(b"host: x", b"host: x\r\nx-preheat-timeout: 0.01")
-    held.clear()
-    client = server.sent(of(b"light", raw) + of(b"heavy", raw))
-    held.add("heavy")
-    answers = client.recv(4096)
-    server.until(lambda: bool(server.sockets._held) or answers.count(b"HTTP/1.1 504 ") == 2)
-    held.clear()
-    while answers.count(b"HTTP/1.1 504 ") < 2:
-        answers += client.recv(4096)
-    server.until(lambda: server.service.admission.taken == 0)
-
-
 def test_what_is_held_back_where_no_thread_can_be_had_leaves_its_place(
     server: Started, held: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
