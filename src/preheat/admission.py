@@ -25,6 +25,8 @@ from .overrun import Preemptible
 Result = TypeVar("Result")
 PRESENT_S = 1.0
 """A tenant is about for as long after it sent something."""
+JUST_S = 0.02
+"""A request that has come is being decoded for no longer than this, as a rule."""
 YIELD_S = 0.3
 """A heavy tenant lets light ones go first for no longer than this."""
 MANY = 4
@@ -59,6 +61,8 @@ class Place:
         """CPU seconds of the thread that answers it which count as used already."""
         self.runs = Preemptible(YIELD_S)
         """What ends its runs for those who go first."""
+        self.spent_ns = 0
+        """How long its runs took together, without what it waited between them."""
         self.preempted = 0
         """How often that happened."""
         self.began = 0.0
@@ -186,12 +190,13 @@ class Admission:
                 place.preempted += 1
                 self._go_back(place, until)
 
-    def pause(self, place: Place, until: float) -> None:
-        """Between two pieces of what the place runs: let others go first. Raises as ``held``."""
-        place.runs = Preemptible(YIELD_S)
-        self._go_back(place, until)
+    def pause(self, place: Place, until: float, for_s: float) -> None:
+        """Between two pieces of what the place runs: let others go first, light ones for no longer than this.
+        Raises as ``held``."""
+        place.runs = Preemptible(for_s)
+        self._go_back(place, until, for_s)
 
-    def _go_back(self, place: Place, until: float) -> None:
+    def _go_back(self, place: Place, until: float, for_s: float = YIELD_S) -> None:
         """From its turn to the head of its tenant's line, behind the others', until its turn comes anew."""
         with self._lock:
             self._end(place)
@@ -199,7 +204,7 @@ class Admission:
             line.appendleft(place)
             self._lines[place.tenant] = line
             place.waiting = True
-            self._ran[place.tenant] = time.perf_counter()
+            self._ran[place.tenant] = time.perf_counter() - (YIELD_S - for_s)
             self._hand_out()
         self._wait(place, until)
 
@@ -238,17 +243,26 @@ class Admission:
                 self._gathering.append(tenant)
 
     def used(self, place: Place, seconds: float) -> None:
-        """A request has kept the interpreter for so long, to be decoded, say: all turns need that."""
+        """A request took so much of a CPU without a turn, to be decoded, say, and may have kept the
+        interpreter for as long, which all turns need."""
         place.counted += seconds
         with self._lock:
             self._use(place.tenant, seconds * self.turns)
 
     def holds(self, tenant: str) -> bool:
-        """Whether a tenant's requests are better not looked at now: it is heavy, and a light one is here."""
+        """Whether a tenant's requests are better not looked at now: it is heavy, and a light one's request
+        has just come, waits for its turn or runs."""
         with self._lock:
-            if len(self._places) < 2 or not self._heavy(tenant):
-                return False
-            return not all(self._heavy(other) for other in self._places if other != tenant)
+            others = {*self._lines, *(place.tenant for place in self._running)}
+            recent = time.perf_counter() - JUST_S
+            others.update(other for other, seen in (self._latest, self._before) if seen > recent)
+            others = {other for other in others if other != tenant and other in self._places}
+            return bool(others) and self._heavy(tenant) and not all(map(self._heavy, others))
+
+    @property
+    def half_full(self) -> bool:
+        """Whether half of the places are taken."""
+        return 2 * self._taken >= self.turns + self.queue
 
     def done(self, place: Place) -> None:
         """Give a turn back, for the next in line."""
@@ -327,7 +341,7 @@ class Admission:
         """Turns that a tenant had lately, on average; what runs now counts."""
         now = time.perf_counter()
         used, counted = self._used.get(tenant, (0.0, 0.0))
-        running = sum(now - place.began for place in self._running if place.tenant == tenant)
+        running = sum(_faded(now - place.began) for place in self._running if place.tenant == tenant)
         return (used * math.exp((counted - now) / LATELY_S) + running) / LATELY_S
 
     def _run(self, place: Place) -> None:
@@ -338,7 +352,7 @@ class Admission:
 
     def _end(self, place: Place) -> None:
         self._running.remove(place)
-        self._use(place.tenant, time.perf_counter() - place.began)
+        self._use(place.tenant, _faded(time.perf_counter() - place.began))
 
     def _use(self, tenant: str, seconds: float) -> None:
         now = time.perf_counter()
@@ -402,6 +416,11 @@ class Admission:
                 f"more than {self._rate:g} requests a second; send it again in {seconds:.1f} s",
                 retry_after=max(1, round(seconds + 0.5)),
             )
+
+
+def _faded(seconds: float) -> float:
+    """What use without a break that ends now counts for."""
+    return LATELY_S * -math.expm1(-seconds / LATELY_S)
 
 
 def _remember(known: dict[str, tuple[float, float]], tenant: str, what: tuple[float, float]) -> None:

@@ -71,9 +71,12 @@ class Engine:
         self.variant = variant
         self._names = [spec.name for spec in manifest.outputs]
         self._strings = {spec.name for spec in manifest.inputs if spec.dtype == "BYTES"}
-        self.pace = math.inf if manifest.joined(variant.name) else None
-        """The least seconds that a run has taken for an element of its inputs; None where rows may depend on
-        each other, so that nobody may cut a run."""
+        self.fixed_s = manifest.fixed_s(variant.name)
+        """Seconds of a run that do not grow with its rows."""
+        cuts = manifest.joined(variant.name) and self.fixed_s < math.inf
+        self.pace = math.inf if cuts else None
+        """The least seconds, beyond those, that a run has taken for an element of its inputs; None where rows
+        may depend on each other or cost nothing, so that nobody cuts a run."""
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """One inference. ``outputs``: names of those wanted, in order; None for all.

@@ -186,6 +186,19 @@ class Manifest(NamedTuple):
             if rows.isdigit() and isinstance(rate, int | float) and 0 < rate < math.inf
         }
 
+    def fixed_s(self, variant: str) -> float:
+        """Seconds of a run that do not grow with its rows, by what was measured: a run of ``n`` rows takes
+        ``fixed + n * row``. 0 where that is not known; infinite where more rows take no longer."""
+        rates, one = self.joined(variant), self.measured(variant, "steady_ms")
+        most = max(rates, key=rates.__getitem__, default=1)
+        if most == 1 or 1 not in rates or one is None:
+            return 0.0
+        single, joined = 1 / rates[1], most / rates[most]
+        if joined <= single:
+            return math.inf
+        in_rows = max((most * single - joined) / (joined - single), 0.0)
+        return one / 1e3 * in_rows / (1 + in_rows)
+
 
 def version_of(document: dict[str, Any]) -> str:
     """``sha256:…`` over the canonical JSON of all but ``version`` and ``measurements``."""

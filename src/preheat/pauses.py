@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 ALLOWED_S = 0.3
 """What pauses may last together beyond what the work has taken."""
+SUSPENDED_S = 2.0
+"""Work that begins later than this after another's has its garbage collected, so that some is."""
 _LOOK_S = 0.001
 _AT_ONCE = 16 * 1024
 """Objects that are freed at once."""
@@ -70,13 +72,11 @@ class Pauses:
             _work.current = None
             self.documents.clear()
             if self._large:
-                _collect(+1)
+                _resume()
             self._count()
 
     def large(self) -> None:
-        if not self._large:
-            self._large = True
-            _collect(-1)
+        self._large = self._large or _suspend()
 
     def take(self) -> None:
         self._left += self._count()
@@ -87,7 +87,7 @@ class Pauses:
     def _let_go(self) -> None:
         """Free the documents a piece at a time."""
         freed = 0
-        while self.documents:
+        while 0 < len(self.documents) <= _AT_ONCE:
             values = self.documents.pop()
             if type(values) is dict:
                 self.documents.append(list(values.values()))
@@ -113,18 +113,31 @@ class Pauses:
 
 _lock = allocate_lock()
 _large = 0
-"""Works under way that make millions of objects."""
-_collects = False
-"""Whether garbage was collected before them."""
+"""Works under way for which no garbage is collected."""
+_since = 0.0
+"""``time.perf_counter`` since when none has been."""
 
 
-def _collect(by: int) -> None:
-    """One work of that kind more (-1), or less (+1)."""
-    global _large, _collects
+def _suspend() -> bool:
+    """Whether no garbage is collected for the sake of one more: not if there was none for SUSPENDED_S."""
+    global _large, _since
     with _lock:
-        if not _large:
-            _collects = gc.isenabled()
+        now = time.perf_counter()
+        if _large:
+            if now > _since + SUSPENDED_S:
+                return False
+        elif not gc.isenabled():  # it is the start that sees to that
+            return False
+        else:
             gc.disable()
-        _large -= by
-        if not _large and _collects:
+            _since = now
+        _large += 1
+        return True
+
+
+def _resume() -> None:
+    global _large
+    with _lock:
+        _large -= 1
+        if not _large:
             gc.enable()

@@ -65,7 +65,6 @@ class Run:
             try:
                 loaded = self.place.model.current or loaded  # another session may have taken over meanwhile
                 self.place.variant = loaded.engine.variant.name
-                self.began_ns = time.perf_counter_ns()
                 turn = Turn(admission, self.place, self.until, self.service.telemetry.ran)
                 if loaded.batcher is None:
                     outputs = turn.infer(loaded.engine, call.inputs, call.outputs)
@@ -73,6 +72,7 @@ class Run:
                     outputs = loaded.batcher.run(turn)
             finally:
                 self.ended_ns = time.perf_counter_ns()
+                self.began_ns = self.ended_ns - self.place.spent_ns
                 admission.done(self.place)
                 self.service.telemetry.preempted(self.place.preempted)
         else:

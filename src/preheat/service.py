@@ -274,11 +274,13 @@ class Service:
             if request.key is None:
                 answer = run.answer(loaded, call)
             else:
+                key = request.key
+                fingerprint = Pauses(self.admission, run.place).within(lambda: key.fingerprint(loaded))
                 result = self.idempotency.run(
-                    request.key.name,
-                    request.key.fingerprint(loaded),
+                    key.name,
+                    fingerprint,
                     lambda: pack(_outcome(lambda: run.answer(loaded, call))),
-                    wait=min(request.key.wait, max(until - time.perf_counter(), 0.0)),
+                    wait=min(key.wait, max(until - time.perf_counter(), 0.0)),
                 )
                 answer, replayed = unpack(result.outcome), result.replayed
                 degraded = "ledger" if result.degraded else self._ledger_lacks

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from .admission import YIELD_S
 from .errors import TimedOutError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from .tensors import Tensors
 
 PIECE_S = 0.02
-"""How long a piece is to run; a row that takes longer is one."""
+"""How long a piece is to run; a row that takes longer is a piece."""
 
 
 class Turn(NamedTuple):
@@ -41,21 +42,23 @@ class Turn(NamedTuple):
         and what ``Admission.turn`` does."""
         pace = engine.pace
         rows = rows_of(inputs) if pace is not None else 0
-        elements = sum(array.size for array in inputs.values()) / max(rows, 1)
-        if pace is None or rows < 2 or not elements:
+        elements = sum(array.size for array in inputs.values()) / rows if rows > 1 else 0
+        if pace is None or not elements:
             return self._run(engine, inputs, outputs, requests)[0]
         parts: list[Tensors] = []
-        done = 0
+        done, began, worked = 0, time.perf_counter(), 0.0
         while done < rows:
-            if parts:
-                self.admission.pause(self.place, self.until)
-            count = share(rows - done, pace * elements)
+            if parts:  # all its pauses, and what is run again, last as long as it works, and YIELD_S
+                over = time.perf_counter() - began - 2 * worked
+                self.admission.pause(self.place, self.until, min(max(YIELD_S - over, 0.0), YIELD_S))
+            count = share(rows - done, pace * elements, engine.fixed_s)
             part = {name: array[done : done + count] for name, array in inputs.items()}
             whole = requests * (done + count) // rows - requests * done // rows
             found, took = self._run(engine, part, outputs, whole)
             parts.append(found)
             done += count
-            pace = took / count / elements
+            worked += took
+            pace = max(took - engine.fixed_s, took / 100) / count / elements
             if engine.pace is not None:
                 engine.pace = min(engine.pace, pace)
         try:
@@ -79,6 +82,7 @@ class Turn(NamedTuple):
                 return engine.infer(inputs, outputs, self.until, self.place.runs)
             finally:
                 ended_ns = time.perf_counter_ns()
+                self.place.spent_ns += ended_ns - began_ns
                 self.place.counted += time.thread_time() - began  # as the turn's own time
                 self.ran(began_ns, ended_ns, requests)
 
@@ -92,9 +96,10 @@ def rows_of(inputs: Tensors) -> int:
     return int(sizes.pop()) if len(sizes) == 1 else 0
 
 
-def share(rows: int, row_s: float) -> int:
-    """How many rows are the next piece, so that all pieces are about as large. ``row_s``: seconds for one."""
-    pieces = math.ceil(min(rows * row_s / PIECE_S, rows))
+def share(rows: int, row_s: float, fixed_s: float = 0.0) -> int:
+    """How many rows are the next piece: all are about as large and take PIECE_S, or longer where more than a
+    third of that would not be for the rows. ``row_s``: seconds for one more; ``fixed_s``: for none."""
+    pieces = math.ceil(min(rows * row_s / max(PIECE_S - fixed_s, 2 * fixed_s), rows))
     return math.ceil(rows / max(pieces, 1))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -256,9 +257,10 @@ def test_a_run_is_not_ended_for_one_that_has_used_its_share() -> None:
 def test_one_that_runs_for_long_is_heavy_with_one_request_at_a_time() -> None:
     admission = opened(2)
     giant = Held(admission, "giant")
-    light = admission.enter("quiet")
+    admission.leave(admission.enter("quiet"))
     assert not admission.holds("giant")
-    time.sleep(0.6)
+    time.sleep(0.9)
+    light = admission.enter("quiet")
     assert admission.holds("giant"), "what runs now counts"
     assert giant.result() == 1
     giant = Held(admission, "giant")
@@ -300,7 +302,7 @@ def test_a_pause_goes_by_at_once_where_nobody_else_is() -> None:
     place = running(admission, "giant")
     behind = Waiting(admission, "giant")
     before = place.runs
-    admission.pause(place, time.perf_counter() + 5)
+    admission.pause(place, time.perf_counter() + 5, YIELD_S)
     assert admission.running == 1
     assert not behind.had.is_set(), "its own tenant's others wait for all of it"
     assert place.runs is not before, "the next piece may be ended as long as the first"
@@ -308,12 +310,28 @@ def test_a_pause_goes_by_at_once_where_nobody_else_is() -> None:
     assert behind.had.wait(1)
 
 
+@pytest.mark.parametrize("for_s", [YIELD_S, 0.0])
+def test_a_pause_lasts_no_longer_than_is_left_for_it(for_s: float) -> None:
+    admission = opened(2)
+    place, light = running(admission, "giant"), running(admission, "quiet")
+    admission.used(place, 1.0)
+    began = time.perf_counter()
+    admission.pause(place, began + 5, for_s)
+    took = time.perf_counter() - began
+    assert took >= YIELD_S if for_s else took < YIELD_S / 2
+    assert admission.running == 2
+    place.runs.begin(SimpleNamespace())
+    place.runs.preempt()
+    assert place.runs.end() is bool(for_s), "nor may the next piece be ended for longer"
+    admission.done(light)
+
+
 def test_who_pauses_may_be_late_or_be_stopped() -> None:
     admission = opened(1)
     place = running(admission, "giant")
     other = Waiting(admission, "quiet")
     with pytest.raises(TimedOutError):
-        admission.pause(place, time.perf_counter() + 0.05)
+        admission.pause(place, time.perf_counter() + 0.05, YIELD_S)
     assert other.had.is_set()
     admission.done(place)  # which has none any more
     assert admission.running == 1

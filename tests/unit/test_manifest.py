@@ -173,3 +173,25 @@ def test_any_field_replaced_by_anything_is_refused_or_read(data: st.DataObject) 
     at[path[-1]] = data.draw(anything)
     with contextlib.suppress(ManifestError):
         load(json.dumps(document).encode())
+
+
+@pytest.mark.parametrize(
+    ("rates", "steady_ms", "fixed_ms"),
+    [
+        ({"1": 500.0, "8": 500.0}, 2.0, 0.0),  # every row takes as long as the first
+        ({"1": 100.0, "4": 4 / 0.016}, 10.0, 8.0),  # 8 ms and 2 for each row
+        ({"1": 50.0, "4": 4 / 0.032}, 10.0, 8.0),  # the same, two callers at once
+        ({"1": 100.0, "8": 800.0}, 10.0, float("inf")),  # more rows take no longer
+        ({"1": 100.0, "2": 90.0}, 10.0, 0.0),
+        ({"1": 100.0}, 10.0, 0.0),
+        ({}, 10.0, 0.0),
+        ({"1": 100.0, "4": 250.0}, None, 0.0),
+    ],
+)
+def test_what_a_run_takes_whatever_its_rows(rates: Any, steady_ms: float | None, fixed_ms: float) -> None:
+    row: dict[str, Any] = {"joined": rates}
+    if steady_ms is not None:
+        row["steady_ms"] = {"median": steady_ms}
+    measured = manifest(measurements={"variants": {"portable": row}})
+    assert measured.fixed_s("portable") == pytest.approx(fixed_ms / 1e3)
+    assert measured.fixed_s("packed") == 0.0

@@ -20,8 +20,10 @@ ROW_S = PIECE_S / 2
 class Model:
     """Takes ROW_S for each row, and doubles it."""
 
-    def __init__(self, *, pace: float | None = np.inf, fails: PreheatError | None = None) -> None:
-        self.pace = pace
+    def __init__(
+        self, *, pace: float | None = np.inf, fails: PreheatError | None = None, fixed_s: float = 0.0
+    ) -> None:
+        self.pace, self.fixed_s = pace, fixed_s
         self.runs: list[int] = []
         self.between = lambda: None
         self._fails = fails
@@ -32,7 +34,7 @@ class Model:
         self.runs.append(len(rows))
         options = SimpleNamespace(terminate=False)
         preemptible.begin(options)
-        ends = time.perf_counter() + ROW_S * len(rows)
+        ends = time.perf_counter() + self.fixed_s + (ROW_S if not self.fixed_s else ROW_S / 10) * len(rows)
         while time.perf_counter() < ends and not options.terminate:
             time.sleep(0.001)
         if preemptible.end():
@@ -84,6 +86,16 @@ def test_inputs_without_rows_in_common_are_run_whole() -> None:
     model = Model()
     turn().infer(cast(Any, model), {"x": np.ones((3, 1)), "y": np.ones((1, 1))}, ["twice"])
     assert model.runs == [3]
+
+
+def test_rows_that_cost_little_beside_the_run_itself_stay_together() -> None:
+    model = Model(fixed_s=2 * PIECE_S)
+    mine = turn()
+    for _ in range(2):
+        mine.infer(cast(Any, model), rows(16), ["twice"])
+    assert model.runs[0] == 1
+    assert model.runs[-1] == 16
+    assert len(model.runs) <= 4
 
 
 def test_rows_without_elements_are_run_whole() -> None:
@@ -195,6 +207,11 @@ def test_what_one_piece_is_refused_for_the_request_is() -> None:
 )
 def test_pieces_are_about_as_large_as_each_other(count: int, row_s: float, first: int) -> None:
     assert share(count, row_s) == first
+
+
+@pytest.mark.parametrize(("fixed_s", "first"), [(PIECE_S / 2, 2), (PIECE_S, 4), (10 * PIECE_S, 32)])
+def test_a_third_of_a_piece_at_most_is_not_for_its_rows(fixed_s: float, first: int) -> None:
+    assert share(32, PIECE_S / 2, fixed_s) == first
 
 
 def test_pieces_of_every_kind_are_put_together() -> None:

@@ -78,6 +78,8 @@ class Sockets:
         self._listens_again = 0.0
         self._held: deque[tuple[Connection, float]] = deque()
         """Connections with a request that lets others' go first, and ``time.monotonic`` until when."""
+        self._held_looked = 0.0
+        """``time.monotonic`` of the last look at them."""
         self._ends = 0.0
         """``time.monotonic`` at which it began to shut down; 0: it has not."""
         admission = service.admission
@@ -117,7 +119,8 @@ class Sockets:
             if self._looks_again and now > self._looks_again:
                 self._looks_again = 0.0
                 self._poll.modify(self._resting, select.EPOLLIN)
-            if self._held:
+            if self._held and now > self._held_looked + HOLD_S:
+                self._held_looked = now
                 self._let_go(now)
             if self._listens_again and now > self._listens_again and not self._ends:
                 self._listens_again = 0.0
@@ -253,21 +256,30 @@ class Sockets:
         return self._answering, None
 
     def _holds(self, connection: Connection) -> bool:
-        """Whether its request lets others' go first: decoding it would keep the interpreter from them."""
-        request = connection.first
+        """Whether its request lets others' go first: decoding it would keep the interpreter from them. Only
+        while there are places: in a line it could be displaced by a tenant that has none."""
+        admission, request = self._service.admission, connection.first
         return (
             request is not None
             and request.place is not None
-            and self._service.admission.holds(request.place.tenant)
+            and not admission.half_full
+            and admission.holds(request.place.tenant)
         )
 
     def _let_go(self, now: float) -> None:
         """Hand over what need not be held back any longer."""
+        admission = self._service.admission
+        held: dict[str, bool] = {}
         for _ in range(len(self._held)):
             connection, until = self._held.popleft()
-            if now < until and self._holds(connection):
-                self._held.append((connection, until))
-                continue
+            request = connection.first
+            if request is not None and request.place is not None and now < until and not admission.half_full:
+                tenant = request.place.tenant
+                if tenant not in held:
+                    held[tenant] = admission.holds(tenant)
+                if held[tenant]:
+                    self._held.append((connection, until))
+                    continue
             try:
                 self._answering.put(partial(self._step, connection, connection.answer))
             except RuntimeError:

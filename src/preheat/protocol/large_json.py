@@ -2,11 +2,13 @@
 
 The standard library's decoder keeps the interpreter to itself from the first byte to the last: half a second
 for 16 MiB of numbers, in which nobody else is answered. Here it is given pieces; what comes of them is the
-same, and so is what it refuses.
+same, and so is what it refuses. A text that does not come apart well, deeply nested or of nothing but tiny
+members, it is given whole: no text takes several times as long as without all this.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from json import JSONDecodeError, JSONDecoder
@@ -16,16 +18,28 @@ from ..pauses import pause
 
 PIECE = 16 * 1024
 """Characters that are decoded at once, or as many as a number has."""
+TRIES = 2
+"""Characters that may be looked at in vain, for each of the text; then it is decoded whole."""
+MEMBER = 128
+"""Characters in whose time one member is taken singly."""
 ESCAPE = 12
 """Characters of the longest escape: the two halves of a surrogate pair."""
 _SECOND_HALF = re.compile(r"\\u[dD][c-fC-F]")
 _ENDS = {"[": "]", "{": "}"}
+_NESTED = re.compile(r'[\[{"]')
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def loads(text: str, parse_constant: Callable[[str], object]) -> Any:
     """What ``json.loads`` gives. Raises ValueError, and RecursionError for nesting that is too deep."""
-    return _Text(text, parse_constant).decode()
+    try:
+        return _Text(text, parse_constant).decode()
+    except (_Whole, RecursionError):
+        return json.loads(text, parse_constant=parse_constant)
+
+
+class _Whole(Exception):
+    """It does not come apart well."""
 
 
 class _Text:
@@ -33,6 +47,7 @@ class _Text:
 
     def __init__(self, text: str, parse_constant: Callable[[str], object]) -> None:
         self._text = text
+        self._left = TRIES * len(text)
         decoder: Any = JSONDecoder(
             parse_constant=parse_constant
         )  # what its `raw_decode` calls, errors aside:
@@ -56,11 +71,18 @@ class _Text:
             return self._string(at)
         if first not in _ENDS:
             return self._scanned(at)
+        piece = self._text[at : at + PIECE // 16]
         try:
-            value, size = self._scan(self._text[at : at + PIECE // 16], 0)  # it is tried with each
+            value, size = self._scan(piece, 0)
         except (StopIteration, ValueError):  # it is larger, or wrong
+            self._vain(len(piece))
             return self._members(at)
         return value, at + size
+
+    def _vain(self, characters: int) -> None:
+        self._left -= characters
+        if self._left < 0:
+            raise _Whole
 
     def _scanned(self, at: int) -> tuple[Any, int]:
         try:
@@ -69,6 +91,9 @@ class _Text:
             raise JSONDecodeError("Expecting value", self._text, error.value) from None
 
     def _string(self, at: int) -> tuple[str, int]:
+        end = self._text.find('"', at + 1, at + PIECE)
+        if end >= 0 and self._text.find("\\", at + 1, end) < 0:
+            return self._scanned(at)
         parts: list[str] = []
         start = at + 1
         while True:
@@ -106,6 +131,7 @@ class _Text:
                     singly = at
                     continue
                 singly = at + PIECE
+            self._vain(MEMBER)
             if opening == "{":
                 key, at = self._key(at)
                 found[key], at = self._value(at)
@@ -122,18 +148,19 @@ class _Text:
         where one ends. What is cut off before a comma and is valid by itself ends with a whole member."""
         pause()
         piece = self._text[at : at + PIECE]
-        if "[" in piece or "{" in piece or '"' in piece:
-            cut = max(piece.rfind("],"), piece.rfind("},"), piece.rfind('",')) + 1
-        else:
-            cut = piece.rfind(",")
-        if cut <= 0:
-            return None, at
-        whole = f"{opening}{piece[:cut]}{_ENDS[opening]}"
-        try:
-            some, size = self._scan(whole, 0)
-        except (StopIteration, ValueError):
-            return None, at
-        return (some if size == len(whole) else None), at + cut + 1
+        ends = max(piece.rfind("],"), piece.rfind("},"), piece.rfind('",')) + 1
+        for cut in dict.fromkeys((ends, piece.rfind(","))) if _NESTED.search(piece) else (piece.rfind(","),):
+            if cut <= 0:
+                continue
+            whole = f"{opening}{piece[:cut]}{_ENDS[opening]}"
+            try:
+                some, size = self._scan(whole, 0)
+            except (StopIteration, ValueError):
+                size = 0
+            if size == len(whole) and some:
+                return some, at + cut + 1
+            self._vain(cut)
+        return None, at
 
     def _key(self, at: int) -> tuple[str, int]:
         """And where its value begins."""
@@ -154,9 +181,7 @@ def _cut(text: str, start: int, end: int) -> int:
     if at < 0:
         return end
     while at >= 0:
-        first = at
-        while first > start and text[first - 1] == "\\":
-            first -= 1
+        first = start + len(text[start:at].rstrip("\\"))
         if (at - first) % 2:  # each is escaped by the one before it
             return at + 1
         if not _SECOND_HALF.match(text, at):

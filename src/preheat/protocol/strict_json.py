@@ -14,9 +14,15 @@ from ..errors import InvalidRequestError
 from ..pauses import large, made, pause
 
 LARGE = 256 * 1024
-"""Bytes from which JSON is decoded a piece at a time."""
+"""Characters from which JSON is decoded a piece at a time."""
+HUGE = 4 * 1024 * 1024
+"""Characters from which no garbage is collected meanwhile."""
 ITEMS = 4096
-"""Items of a list that are encoded at once, or characters of the text that they become."""
+"""Items that are encoded at once, or characters of the text that they become."""
+FEW = 32
+"""Items of a list within a list that are worth an encoding of their own."""
+DEPTH = 5
+"""What is nested deeper is encoded whole."""
 
 
 def loads(body: bytes | memoryview) -> Any:
@@ -28,7 +34,8 @@ def loads(body: bytes | memoryview) -> Any:
             return json.loads(text, parse_constant=_refuse)
         from . import large_json  # few clients send that much
 
-        large()
+        if len(text) >= HUGE:
+            large()
         document = large_json.loads(text, _refuse)
         made(document)
         return document
@@ -46,25 +53,42 @@ def _refuse(word: str) -> NoReturn:
 
 def dumps(value: Any, encoder: json.JSONEncoder) -> str:
     """What ``encoder.encode`` gives, for an encoder that does not indent. Raises ValueError."""
-    if type(value) is dict and set(map(type, value)) == {str}:
-        members = sorted(value.items()) if encoder.sort_keys else value.items()
-        texts = (f"{encoder.encode(k)}{encoder.key_separator}{dumps(v, encoder)}" for k, v in members)
-        return f"{{{encoder.item_separator.join(texts)}}}"
+    return encoder.encode(value) if _size(value, DEPTH) < ITEMS else _dumps(value, encoder, DEPTH)
+
+
+def _size(value: Any, depth: int) -> int:
+    """About how many items there are, going by the first of each list."""
     if type(value) is list and value:
-        if type(value[0]) in (list, dict):
-            return f"[{encoder.item_separator.join(_each(value, encoder))}]"
-        if len(value) > ITEMS:
+        return len(value) * (_size(value[0], depth - 1) if depth else 1)
+    if type(value) is dict and depth:
+        return sum(_size(item, depth - 1) for item in value.values())
+    return 1
+
+
+def _dumps(value: Any, encoder: json.JSONEncoder, depth: int) -> str:
+    if type(value) is dict and depth and set(map(type, value)) == {str}:
+        members = sorted(value.items()) if encoder.sort_keys else value.items()
+        texts = (
+            f"{encoder.encode(key)}{encoder.key_separator}{_dumps(item, encoder, depth - 1)}"
+            for key, item in members
+        )
+        return f"{{{encoder.item_separator.join(texts)}}}"
+    if type(value) is list and value and depth:
+        if type(value[0]) in (list, dict) and _size(value[0], depth) > FEW:
+            pieces: Iterable[Any] = value
+            texts = (_dumps(item, encoder, depth - 1) for item in pieces)
+        else:
             pieces = (value[start : start + ITEMS] for start in range(0, len(value), ITEMS))
-            return f"[{encoder.item_separator.join(text[1:-1] for text in _each(pieces, encoder))}]"
+            texts = (encoder.encode(piece)[1:-1] for piece in pieces)
+        return f"[{encoder.item_separator.join(_paused(texts))}]"
     return encoder.encode(value)
 
 
-def _each(values: Iterable[Any], encoder: json.JSONEncoder) -> Iterator[str]:
+def _paused(texts: Iterator[str]) -> Iterator[str]:
     since = 0
-    for value in values:
+    for text in texts:
+        yield text
+        since += len(text)
         if since >= ITEMS:
             since = 0
             pause()
-        text = dumps(value, encoder)
-        since += len(text)
-        yield text

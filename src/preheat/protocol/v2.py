@@ -73,7 +73,8 @@ def decode(body: bytes, header_length: int | None, manifest: Manifest) -> InferR
     parameters = _parameters(document, "parameters")
     if parameters.get("sequence_id") not in (None, 0, ""):
         raise InvalidRequestError("parameters.sequence_id: the model keeps no state between requests")
-    inputs = inputs_of(document, manifest, view[end:], binary_allowed=header_length is not None)
+    binary = header_length is not None
+    inputs = inputs_of(document, manifest, view[end:], binary_allowed=binary, use_up=True)
     outputs = _outputs(document, manifest, _flag(parameters, "binary_data_output", "parameters"))
     return InferRequest(request_id, inputs, outputs, parameters)
 
@@ -151,9 +152,15 @@ def server_metadata() -> dict[str, Any]:
 
 
 def inputs_of(
-    document: dict[str, Any], manifest: Manifest, tail: memoryview, *, binary_allowed: bool
+    document: dict[str, Any],
+    manifest: Manifest,
+    tail: memoryview,
+    *,
+    binary_allowed: bool,
+    use_up: bool = False,
 ) -> dict[str, Array]:
-    """A request's field ``inputs``, ``tail`` being the raw data behind the JSON; raises as ``decode``."""
+    """A request's field ``inputs``, ``tail`` being the raw data behind the JSON; raises as ``decode``.
+    ``use_up``: as of ``to_array``."""
     specs = {spec.name: spec for spec in manifest.inputs}
     inputs: dict[str, Array] = {}
     for index, entry in enumerate(_entries(document, "inputs")):
@@ -171,7 +178,8 @@ def inputs_of(
         if "binary_data_size" not in parameters:
             if "data" not in entry:
                 raise InvalidRequestError(f"{where}: input {spec.name!r} has no data")
-            inputs[spec.name] = to_array(entry["data"], BY_V2[spec.dtype], shape, spec.name)
+            data = entry["data"]
+            inputs[spec.name] = to_array(data, BY_V2[spec.dtype], shape, spec.name, use_up=use_up)
             continue
         size = parameters["binary_data_size"]
         if "data" in entry:

@@ -72,7 +72,9 @@ def dimensions(value: object, where: str) -> list[int]:
     return value
 
 
-def to_array(data: object, datatype: Datatype, shape: Sequence[int], name: str) -> Array:
+def to_array(
+    data: object, datatype: Datatype, shape: Sequence[int], name: str, *, use_up: bool = False
+) -> Array:
     """The array of a shape from JSON data, flat in row-major order or nested as the shape says.
 
     The lists of large data are empty after that: millions of numbers are not let go of at once, either.
@@ -80,7 +82,7 @@ def to_array(data: object, datatype: Datatype, shape: Sequence[int], name: str) 
     """
     rows: Iterable[list[Any]] = _rows(data, shape, name)
     array = np.empty(element_count(shape, name), dtype=datatype.numpy)
-    values = chain.from_iterable(_used_up(rows) if len(array) > _AT_ONCE else rows)
+    values = chain.from_iterable(_used_up(rows) if use_up else rows)
     done = 0
     while some := list(islice(values, _AT_ONCE)):
         array[done : done + len(some)] = _converted(some, datatype, name)

@@ -220,6 +220,7 @@ def of(tenant: bytes, raw: bytes = REQUEST) -> bytes:
 
 
 def test_what_is_held_back_has_its_place_and_no_thread(server: Started, held: set[str]) -> None:
+    server.service.admission.queue = 10
     late = b"host: x\r\nx-preheat-timeout: 0.05"
     heavy = server.sent(of(b"heavy").replace(b"host: x", late))
     server.until(lambda: server.service.admission.taken == 1)
@@ -230,6 +231,18 @@ def test_what_is_held_back_has_its_place_and_no_thread(server: Started, held: se
     held.clear()
     assert heavy.recv(4096).startswith(b"HTTP/1.1 504 ")
     server.until(lambda: server.service.admission.taken == 0)
+
+
+def test_nothing_is_held_back_where_half_of_the_places_are_taken(server: Started, held: set[str]) -> None:
+    late = REQUEST.replace(b"host: x", b"host: x\r\nx-preheat-timeout: 0.05")
+    first = server.sent(of(b"heavy", late))
+    server.until(lambda: len(server.sockets._held) == 1)
+    began = time.monotonic()
+    second = server.sent(of(b"heavy", late))  # a tenant that has no place could not take theirs
+    for client in (first, second):
+        assert client.recv(4096).startswith(b"HTTP/1.1 504 ")
+    assert time.monotonic() - began < YIELD_S
+    assert held
 
 
 def test_nothing_is_held_back_for_ever(server: Started, held: set[str]) -> None:

@@ -144,7 +144,6 @@ def test_large_ones_that_are_no_text_are_refused() -> None:
         json.dumps({"data": ["warm " * 500] * 2000}),
         json.dumps("ab\n" * 2_000_000),
         "[" + "[]," * 500_000 + "[]]",
-        "[" + '"],",' * 500_000 + '"a"]',
         json.dumps("é\u1234\U0001f600" * 100_000),
         '{"a":' * 100 + "[" + "1,2,[3]," * 200_000 + "1]" + "}" * 100,
     ],
@@ -170,3 +169,44 @@ def test_no_more_than_a_piece_is_decoded_at_once(text: str, monkeypatch: pytest.
     assert loads(text.encode()) == json.loads(text)
     assert 0 < sizes[0] <= large_json.PIECE + 2
     assert paused[0] >= len(text) / large_json.PIECE - 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" + '"],",' * 400_000 + '"a"]',
+        "[" + '"" ,' * 400_000 + '"a"]',
+        "[" + "[] ,[1] ,{} ," * 100_000 + "[]]",
+        "[" + ",".join(["[" * 400 + "1," * 9000 + "1" + "]" * 400] * 40) + "]",
+        "[" + ",".join(["[" + "1," * 9000 + "1]"] * 60) + "]",
+        "[" * 800 + "1," * 200_000 + "1" + "]" * 800,
+    ],
+)
+def test_what_does_not_come_apart_well_takes_little_longer(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In characters that are looked at, which does not depend on the machine."""
+    looked, calls = [0], [0]
+
+    class Watched(json.JSONDecoder):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            scan = cast(Any, self).scan_once
+
+            def scanned(text: str, at: int) -> tuple[Any, int]:
+                calls[0] += 1
+                try:
+                    value, end = scan(text, at)
+                except (StopIteration, ValueError):
+                    looked[0] += len(text) - at
+                    raise
+                looked[0] += end - at
+                return value, end
+
+            self.scan_once = scanned
+
+    monkeypatch.setattr(large_json, "JSONDecoder", Watched)
+    assert len(text) > strict_json.LARGE
+    assert repr(loads(text.encode())) == repr(json.loads(text))
+    assert looked[0] <= (large_json.TRIES + 2) * len(text)
+    assert calls[0] <= large_json.TRIES * len(text) / large_json.MEMBER * 3
