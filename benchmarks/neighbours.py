@@ -6,14 +6,12 @@ beside each of the others, at the same moments of a Poisson process. Latencies o
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from preheat import manifest as manifests
-from preheat.errors import UsageError
 from preheat.measure.run import Progress
 
 from . import load, tenants
@@ -64,10 +62,7 @@ def kinds(artifact: Path) -> list[Kind]:
 
 
 def run(artifact: Path, turns: int, progress: Progress) -> Benchmark:
-    cpus = sorted(os.sched_getaffinity(0))
-    if len(cpus) < 2:
-        raise UsageError("the benchmark needs two CPUs: one for the server and one for its clients")
-    ours, theirs = cpus[: len(cpus) // 2], cpus[len(cpus) // 2 :]
+    ours, theirs = tenants.halves()
     others, request = kinds(artifact), sample(artifact)
     alone: list[load.Load] = []
     beside: dict[str, list[load.Load]] = {kind.name: [] for kind in others}

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from preheat.errors import UsageError
 from preheat.measure.run import Progress
 
 from . import load, tenants
@@ -45,10 +44,7 @@ class Seen(NamedTuple):
 
 
 def run(artifact: Path, turns: int, progress: Progress) -> Benchmark:
-    cpus = sorted(os.sched_getaffinity(0))
-    if len(cpus) < 2:
-        raise UsageError("the benchmark needs two CPUs: one for the server and one for its clients")
-    ours, theirs = cpus[: len(cpus) // 2], cpus[len(cpus) // 2 :]
+    ours, theirs = tenants.halves()
     seconds = SECONDS * turns
     OUT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="overload-", dir=OUT) as folder:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from preheat.errors import UsageError
 
 from . import load
 from .serving import Counted, Warm
@@ -19,6 +22,14 @@ four times as much of the server's time."""
 PEAK_S = 4.0
 AT_ONCE = 32
 """Connections of the closed loop that gives the peak."""
+
+
+def halves() -> tuple[list[int], list[int]]:
+    """The server's CPUs and its clients'. Raises UsageError where there are not two."""
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        raise UsageError("the benchmark needs two CPUs: one for the server and one for its clients")
+    return cpus[: len(cpus) // 2], cpus[len(cpus) // 2 :]
 
 
 def keys(folder: Path) -> Path:

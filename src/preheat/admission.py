@@ -253,11 +253,9 @@ class Admission:
         """Whether a tenant's requests are better not looked at now: it is heavy, and a light one's request
         has just come, waits for its turn or runs."""
         with self._lock:
-            others = {*self._lines, *(place.tenant for place in self._running)}
             recent = time.perf_counter() - JUST_S
-            others.update(other for other, seen in (self._latest, self._before) if seen > recent)
-            others = {other for other in others if other != tenant and other in self._places}
-            return bool(others) and self._heavy(tenant) and not all(map(self._heavy, others))
+            come = {other for other, seen in (self._latest, self._before) if seen > recent}
+            return self._is_behind(tenant, self._engaged | (come & self._places.keys()))
 
     @property
     def half_full(self) -> bool:
@@ -325,7 +323,16 @@ class Admission:
         ones together hold nobody up."""
         if time.perf_counter() >= self._ran.get(tenant, 0.0) + YIELD_S:
             return False
-        others = {*self._lines, *(place.tenant for place in self._running)} - {tenant}
+        return self._is_behind(tenant, self._engaged)
+
+    @property
+    def _engaged(self) -> set[str]:
+        """Tenants that wait for a turn or have one."""
+        return {*self._lines, *(place.tenant for place in self._running)}
+
+    def _is_behind(self, tenant: str, others: set[str]) -> bool:
+        """Whether a tenant is heavy and one of the others is light."""
+        others = others - {tenant}
         return bool(others) and self._heavy(tenant) and not all(map(self._heavy, others))
 
     def _preempt(self, tenant: str) -> None:

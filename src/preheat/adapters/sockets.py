@@ -76,8 +76,9 @@ class Sockets:
         self._looks_again = 0.0
         """``time.monotonic`` at which those who rest are looked at again; 0: once one has something."""
         self._listens_again = 0.0
-        self._held: deque[tuple[Connection, float]] = deque()
-        """Connections with a request that lets others' go first, and ``time.monotonic`` until when."""
+        self._held: deque[tuple[Connection, str, float]] = deque()
+        """Connections with a request that lets others' go first, whose it is, and ``time.monotonic`` until
+        when."""
         self._held_looked = 0.0
         """``time.monotonic`` of the last look at them."""
         self._ends = 0.0
@@ -214,8 +215,9 @@ class Sockets:
         try:
             if following is Next.ANSWER:
                 self._watch(connection, 0)  # first: it is the other thread's then
-                if self._holds(connection):
-                    self._held.append((connection, time.monotonic() + YIELD_S))
+                tenant = self._held_back(connection)
+                if tenant is not None:
+                    self._held.append((connection, tenant, time.monotonic() + YIELD_S))
                 else:
                     pool.put(partial(self._step, connection, connection.answer))
             elif following is Next.END:
@@ -255,30 +257,26 @@ class Sockets:
             connection.hold(entered)
         return self._answering, None
 
-    def _holds(self, connection: Connection) -> bool:
-        """Whether its request lets others' go first: decoding it would keep the interpreter from them. Only
-        while there are places: in a line it could be displaced by a tenant that has none."""
+    def _held_back(self, connection: Connection) -> str | None:
+        """The tenant of its request, if that lets others' go first: decoding it would keep the interpreter
+        from them. Only while there are places: in a line it could be displaced by a tenant that has none."""
         admission, request = self._service.admission, connection.first
-        return (
-            request is not None
-            and request.place is not None
-            and not admission.half_full
-            and admission.holds(request.place.tenant)
-        )
+        if request is None or request.place is None or admission.half_full:
+            return None
+        tenant = request.place.tenant
+        return tenant if admission.holds(tenant) else None
 
     def _let_go(self, now: float) -> None:
         """Hand over what need not be held back any longer."""
         admission = self._service.admission
         held: dict[str, bool] = {}
         for _ in range(len(self._held)):
-            connection, until = self._held.popleft()
-            request = connection.first
-            if request is not None and request.place is not None and now < until and not admission.half_full:
-                tenant = request.place.tenant
+            connection, tenant, until = self._held.popleft()
+            if now < until and not admission.half_full:
                 if tenant not in held:
                     held[tenant] = admission.holds(tenant)
                 if held[tenant]:
-                    self._held.append((connection, until))
+                    self._held.append((connection, tenant, until))
                     continue
             try:
                 self._answering.put(partial(self._step, connection, connection.answer))
