@@ -19,7 +19,7 @@ DEADLINE_S = 2.0
 QUIET_SHARE = 0.05
 """Load of the quiet tenant over capacity, which is that of joined runs: its own, which are not, take three or
 four times as much of the server's time."""
-PEAK_S = 4.0
+PEAK_S = 8.0
 AT_ONCE = 32
 """Connections of the closed loop that gives the peak."""
 

@@ -44,6 +44,8 @@ PARTIAL_S = 5.0
 SWEEP_S = 0.5
 REST_S = 0.02
 """Seconds between two looks at the connections whose last request found no place: they were told to wait."""
+AT_ONCE = 8
+"""So many of them are looked at before the others are again."""
 HOLD_S = 0.002
 """Seconds between two looks at the requests that are held back."""
 _PAUSE_S = 0.05
@@ -110,10 +112,12 @@ class Sockets:
         while True:
             for descriptor, _ in self._poll.poll(self._patience):
                 if descriptor == self._resting.fileno():
-                    self._poll.modify(self._resting, 0)
-                    self._looks_again = time.monotonic() + REST_S
-                    for one, _ in self._resting.poll(0):
+                    some = self._resting.poll(0, AT_ONCE)
+                    for one, _ in some:
                         self._look(one)
+                    if len(some) < AT_ONCE:
+                        self._poll.modify(self._resting, 0)
+                        self._looks_again = time.monotonic() + REST_S
                 else:
                     self._look(descriptor)
             now = time.monotonic()
