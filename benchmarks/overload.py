@@ -24,7 +24,7 @@ from .serving import Counted, counted, sample
 
 TIMES = 10
 """Load over capacity."""
-MORE = 1.1
+MORE = 1.05
 """As much more is sent: the peak may be higher afterwards than it was before."""
 SECONDS = 20.0
 """Of overload, and of a quiet tenant alone and beside others, for each round."""

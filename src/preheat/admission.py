@@ -12,15 +12,15 @@ its share loses its newest one that waits (longest queue drop: Suter, Lakshman, 
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable
 from threading import Lock
 from typing import Any, TypeVar
 
-from .errors import PreemptedError, PreheatError, ShedError, ThrottledError, TimedOutError
+from .errors import PreemptedError, PreheatError, ShedError, TimedOutError
 from .overrun import Preemptible
+from .quotas import Buckets, Usage, faded
 
 Result = TypeVar("Result")
 PRESENT_S = 1.0
@@ -31,11 +31,7 @@ YIELD_S = 0.3
 """A heavy tenant lets light ones go first for no longer than this."""
 MANY = 4
 """More requests than so many for each that may run at once are a lot."""
-LATELY_S = 1.0
-"""What a tenant has used of the engine counts for half of it after 0.7 of this, and so on."""
 _FULL = "the server has all the requests that it can hold"
-MAX_BUCKETS = 10_000
-"""Tenants whose rate or use is remembered; who sent nothing for longest is forgotten first."""
 
 
 class Place:
@@ -43,6 +39,9 @@ class Place:
 
     def __init__(self, tenant: str) -> None:
         self.tenant = tenant
+        self.came = time.perf_counter()
+        self.cost_s = 0.0
+        """What others' runs had taken that were ended for it, until it asks for its turn."""
         self.error: PreheatError | None = None
         """Why its turn will not come."""
         self.call: Any = None
@@ -89,16 +88,15 @@ class Admission:
         self.queue = queue
         self.turns = 0
         """Requests that may run at once; 0 until the start is over."""
-        self._rate = rate
-        self._burst = max(burst, 1) if burst else max(rate, 1.0)
-        self._buckets: dict[str, tuple[float, float]] = {}
+        self._buckets = Buckets(rate, burst)
+        self._usage = Usage()
         self._places: dict[str, int] = {}
         self._taken = 0
         self._lines: dict[str, deque[Place]] = {}
         self._gathering: list[str | None] = []
+        self._coming: set[Place] = set()
+        """Those that have not asked for their turn yet."""
         self._running: set[Place] = set()
-        self._used: dict[str, tuple[float, float]] = {}
-        """Seconds that a tenant ran, those of long ago for less, and when that was counted."""
         self._ran: dict[str, float] = {}
         """When a tenant that waits had its last turn, or began to wait."""
         self._latest, self._before = ("", 0.0), ("", 0.0)
@@ -147,14 +145,16 @@ class Admission:
         with self._lock:
             if self._closed is not None:
                 raise type(self._closed)(str(self._closed))  # one instance would gather tracebacks
-            if self._rate:
-                self._pay(tenant)
+            self._buckets.pay(tenant)
             if self._full and not self._displace(tenant):
                 raise ShedError(_FULL)
             self._note(tenant)
             self._taken += 1
             self._places[tenant] = self._places.get(tenant, 0) + 1
-            return Place(tenant)
+            place = Place(tenant)
+            place.cost_s = self._preempt(tenant)
+            self._coming.add(place)
+            return place
 
     def turn(self, place: Place, until: float) -> bool:
         """Wait for the place's turn; False where another has run its call meanwhile (``take``), and what came
@@ -165,7 +165,9 @@ class Admission:
         """
         tenant = place.tenant
         with self._lock:
+            self._coming.discard(place)
             self._preempt(tenant)
+            place.cost_s = 0.0
             if not self._waits(tenant):
                 self._ran.setdefault(tenant, time.perf_counter())
                 if self._may(tenant) and not self._yields(tenant):
@@ -209,7 +211,8 @@ class Admission:
         self._wait(place, until)
 
     def _wait(self, place: Place, until: float) -> None:
-        while not place.wait(max(min(until - time.perf_counter(), YIELD_S), 0.0)):
+        look_s = JUST_S if place.began else YIELD_S  # it lets those go first too who have just come
+        while not place.wait(max(min(until - time.perf_counter(), look_s), 0.0)):
             with self._lock:
                 if place.waiting and time.perf_counter() >= until:
                     self._leave_line(place)
@@ -247,15 +250,13 @@ class Admission:
         interpreter for as long, which all turns need."""
         place.counted += seconds
         with self._lock:
-            self._use(place.tenant, seconds * self.turns)
+            self._usage.add(place.tenant, seconds * self.turns)
 
     def holds(self, tenant: str) -> bool:
         """Whether a tenant's requests are better not looked at now: it is heavy, and a light one's request
         has just come, waits for its turn or runs."""
         with self._lock:
-            recent = time.perf_counter() - JUST_S
-            come = {other for other, seen in (self._latest, self._before) if seen > recent}
-            return self._is_behind(tenant, self._engaged | (come & self._places.keys()))
+            return self._is_behind(tenant, coming=True)
 
     @property
     def half_full(self) -> bool:
@@ -273,11 +274,16 @@ class Admission:
         """Give the place back."""
         with self._lock:
             self._give_back(place)
+            if place in self._coming:  # others may have let it go first
+                self._coming.discard(place)
+                self._hand_out()
 
     def _give_back(self, place: Place) -> None:
         if place.given_back:  # it was displaced
             return
         place.given_back = True
+        if place.cost_s:  # for nothing: as if it had been its own
+            self._usage.add(place.tenant, faded(place.cost_s))
         self._taken -= 1
         left = self._places[place.tenant] - 1
         if left:
@@ -312,7 +318,8 @@ class Admission:
         """Whether a tenant has sent a lot, or used more than half of its share of the engine lately."""
         if self._places.get(tenant, 0) > MANY * self.turns:
             return True
-        return self._lately(tenant) > self.turns / max(len(self._places), 1) / 2
+        since = [place.began for place in self._running if place.tenant == tenant]
+        return self._usage.turns(tenant, since) > self.turns / max(len(self._places), 1) / 2
 
     def _others_about(self, tenant: str) -> bool:
         other, seen = self._before if self._latest[0] == tenant else self._latest
@@ -323,33 +330,28 @@ class Admission:
         ones together hold nobody up."""
         if time.perf_counter() >= self._ran.get(tenant, 0.0) + YIELD_S:
             return False
-        return self._is_behind(tenant, self._engaged)
+        line = self._lines.get(tenant)
+        return self._is_behind(tenant, coming=bool(line and line[0].began))
 
-    @property
-    def _engaged(self) -> set[str]:
-        """Tenants that wait for a turn or have one."""
-        return {*self._lines, *(place.tenant for place in self._running)}
-
-    def _is_behind(self, tenant: str, others: set[str]) -> bool:
-        """Whether a tenant is heavy and one of the others is light."""
-        others = others - {tenant}
+    def _is_behind(self, tenant: str, *, coming: bool) -> bool:
+        """Whether a tenant is heavy, and a light one has a turn or waits for it; with ``coming``, or has just
+        sent something."""
+        others = {*self._lines, *(place.tenant for place in self._running)}
+        if coming:
+            recent = time.perf_counter() - JUST_S
+            others.update(place.tenant for place in self._coming if place.came > recent)
+        others.discard(tenant)
         return bool(others) and self._heavy(tenant) and not all(map(self._heavy, others))
 
-    def _preempt(self, tenant: str) -> None:
-        """End what heavy tenants run, where this one may go first."""
+    def _preempt(self, tenant: str) -> float:
+        """End what heavy tenants run, where this one may go first; how many seconds that had taken."""
         others = [place for place in self._running if place.tenant != tenant]
         if not others or self._heavy(tenant):
-            return
-        for other in others:
-            if self._heavy(other.tenant):
-                other.runs.preempt()
-
-    def _lately(self, tenant: str) -> float:
-        """Turns that a tenant had lately, on average; what runs now counts."""
+            return 0.0
         now = time.perf_counter()
-        used, counted = self._used.get(tenant, (0.0, 0.0))
-        running = sum(_faded(now - place.began) for place in self._running if place.tenant == tenant)
-        return (used * math.exp((counted - now) / LATELY_S) + running) / LATELY_S
+        return sum(
+            now - other.began for other in others if self._heavy(other.tenant) and other.runs.preempt()
+        )
 
     def _run(self, place: Place) -> None:
         place.began = time.perf_counter()
@@ -359,13 +361,7 @@ class Admission:
 
     def _end(self, place: Place) -> None:
         self._running.remove(place)
-        self._use(place.tenant, _faded(time.perf_counter() - place.began))
-
-    def _use(self, tenant: str, seconds: float) -> None:
-        now = time.perf_counter()
-        used, counted = self._used.get(tenant, (0.0, now))
-        used = used * math.exp((counted - now) / LATELY_S) + seconds
-        _remember(self._used, tenant, (used, now))
+        self._usage.add(place.tenant, faded(time.perf_counter() - place.began))
 
     def _hand_out(self) -> None:
         """Wake those whose turn it is: the tenants take turns, in the order in which they began to wait."""
@@ -410,29 +406,3 @@ class Admission:
         self._give_back(place)
         place.come()
         return True
-
-    def _pay(self, tenant: str) -> None:
-        """Take one token from the tenant's bucket. Raises ThrottledError."""
-        now = time.perf_counter()
-        tokens, seen = self._buckets.get(tenant, (float(self._burst), now))
-        tokens = min(tokens + (now - seen) * self._rate, float(self._burst))
-        _remember(self._buckets, tenant, (tokens - 1.0 if tokens >= 1.0 else tokens, now))
-        if tokens < 1.0:
-            seconds = (1.0 - tokens) / self._rate
-            raise ThrottledError(
-                f"more than {self._rate:g} requests a second; send it again in {seconds:.1f} s",
-                retry_after=max(1, round(seconds + 0.5)),
-            )
-
-
-def _faded(seconds: float) -> float:
-    """What use without a break that ends now counts for."""
-    return LATELY_S * -math.expm1(-seconds / LATELY_S)
-
-
-def _remember(known: dict[str, tuple[float, float]], tenant: str, what: tuple[float, float]) -> None:
-    """Note it of a tenant; of too many, the one that was noted longest ago is forgotten."""
-    known.pop(tenant, None)
-    known[tenant] = what
-    if len(known) > MAX_BUCKETS:
-        del known[next(iter(known))]

@@ -32,13 +32,16 @@ class Preemptible:
         self._options: Any = None
         self._lock = threading.Lock()
 
-    def preempt(self) -> None:
-        """From any thread. A run that is about to begin ends at its first node."""
+    def preempt(self) -> bool:
+        """From any thread; whether it had not been ended already, and may be. A run that is about to begin
+        ends at its first node."""
         with self._lock:
-            if not self._ended and (not self._until or time.perf_counter() < self._until):
-                self._ended = True
-                if self._options is not None:
-                    self._options.terminate = True
+            if self._ended or (self._until and time.perf_counter() >= self._until):
+                return False
+            self._ended = True
+            if self._options is not None:
+                self._options.terminate = True
+            return True
 
     def begin(self, options: Any) -> None:
         """A run with these RunOptions begins."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import cast
 
@@ -202,6 +203,60 @@ def test_what_a_heavy_one_runs_is_begun_again_after_a_light_ones() -> None:
     admission.leave(light)
     assert heavy.result() == 2
     assert admission.running == admission.waiting == 0
+
+
+def eventually(true: Callable[[], bool]) -> bool:
+    until = time.perf_counter() + 5
+    while not true() and time.perf_counter() < until:
+        time.sleep(0.001)
+    return true()
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_what_a_heavy_one_runs_is_ended_when_a_light_ones_request_comes(
+    refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("preheat.admission.JUST_S", 9.0)
+    admission = opened(1)
+    heavy = Held(admission, "flood")
+    line = many(admission, "flood")
+    light = admission.enter("quiet")
+    assert eventually(lambda: heavy.place.preempted == 1)
+    time.sleep(0.05)
+    assert (heavy.begun, admission.running) == (1, 0), "the turn is kept for it while it is decoded"
+    if not refused:
+        assert admission.turn(light, time.perf_counter() + 5)
+        assert heavy.begun == 1
+        admission.done(light)
+    admission.leave(light)
+    assert eventually(lambda: heavy.begun == 2)
+    assert heavy.result() == 2
+    assert line[0].had.wait(1)
+
+
+def test_what_was_ended_waits_for_no_request_that_is_long_to_decode() -> None:
+    admission = opened(1)
+    heavy = Held(admission, "flood")
+    many(admission, "flood")
+    admission.enter("quiet")
+    assert eventually(lambda: heavy.begun == 2)
+    assert heavy.result() == 2
+
+
+def test_who_has_runs_ended_for_nothing_pays_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("preheat.admission.YIELD_S", 5.0)
+    admission = opened(1)
+    heavy = Held(admission, "flood")
+    many(admission, "flood")
+    time.sleep(0.5)
+    admission.leave(admission.enter("quiet"))
+    assert eventually(lambda: heavy.begun == 2)
+    assert heavy.place.preempted == 1
+    admission.leave(admission.enter("quiet"))
+    admission.leave(admission.enter("another"))
+    assert eventually(lambda: heavy.begun == 3)
+    assert heavy.place.preempted == 2, "once for each of them"
+    assert heavy.result() == 3
 
 
 def test_runs_that_were_ended_go_on_beside_a_long_one_of_a_light_tenant() -> None:

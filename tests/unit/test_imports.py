@@ -21,7 +21,7 @@ LAYERS = (
     # Lowest first: a module imports from its own layer and from those before it.
     {"errors", "providers", "dlpack"},
     {"settings", "phases", "workers", "device"},
-    {"manifest", "tensors", "fingerprint", "stores", "choice", "trust", "highwater", "overrun"},
+    {"manifest", "tensors", "fingerprint", "stores", "choice", "trust", "highwater", "overrun", "quotas"},
     {"arena"},
     {"metrics", "trace_context", "telemetry"},
     {"span_queue", "tracing"},

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import httptools
@@ -16,7 +17,7 @@ import httptools
 from ..errors import InvalidRequestError, PreheatError, TooLargeError
 from ..service import Service, State
 from .heads import Head
-from .messages import HttpRequest, HttpResponse, add_header
+from .messages import HttpRequest, HttpResponse, Sender, add_header
 from .observe import refused
 from .responses import from_error
 from .routes import respond
@@ -182,7 +183,9 @@ class Connection:
         self.refused, self._since = True, time.monotonic()
         request, _, keep_alive = self._done.popleft()
         self._last = not (keep_alive and self._service.state not in (State.DRAINING, State.FAILED))
-        self._unsent = encoded(response, not self._last, head=request.method == "HEAD")
+        status, headers, body = response
+        head, now = request.method == "HEAD", int(time.time())
+        self._unsent = _refusal(status, tuple(headers), body, not self._last, head, now)
         return self.flush()
 
     def flush(self) -> Next:
@@ -333,7 +336,8 @@ class Connection:
 
             path = unquote(path)
         method = self._parser.get_method().decode()
-        request = HttpRequest(method, path, self._headers, b"".join(self._body), time.perf_counter_ns())
+        now = time.perf_counter_ns()
+        request = HttpRequest(method, path, self._headers, b"".join(self._body), now, sender=Sender())
         self._body.clear()  # this lives as long as the connection, and in a cycle with its parser after that
         self._done.append((request, query, self._parser.should_keep_alive()))
 
@@ -366,15 +370,24 @@ def without_upgrade(method: bytes, url: bytes, version: str, headers: Iterable[t
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-def encoded(response: HttpResponse, keep_alive: bool, *, head: bool = False) -> bytes:
-    """Head and body as one piece: two writes would meet Nagle's algorithm and delayed acknowledgement."""
+def encoded(response: HttpResponse, keep_alive: bool, *, head: bool = False, now: int = 0) -> bytes:
+    """Head and body as one piece: two writes would meet Nagle's algorithm and delayed acknowledgement.
+    ``now``: seconds since the epoch; 0: as the clock says."""
     lines = [f"HTTP/1.1 {response.status} {_REASONS.get(response.status, '')}"]
     lines += [f"{name}: {value}" for name, value in response.headers]
     lines.append(f"content-length: {len(response.body)}")
-    lines.append(f"date: {_date(int(time.time()))}")
+    lines.append(f"date: {_date(now or int(time.time()))}")
     lines.append(f"connection: {'keep-alive' if keep_alive else 'close'}")
     text = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
     return text if head else text + response.body
+
+
+@lru_cache(maxsize=16)  # under a flood it is the same one again and again
+def _refusal(
+    status: int, headers: tuple[tuple[str, str], ...], body: bytes, keep_alive: bool, head: bool, now: int
+) -> bytes:
+    """A response that says why a request found no place."""
+    return encoded(HttpResponse(status, list(headers), body), keep_alive, head=head, now=now)
 
 
 _dates: dict[int, str] = {}

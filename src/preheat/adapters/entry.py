@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import PreheatError
 from ..service import Service
-from .messages import HttpRequest, HttpResponse
+from .messages import HttpRequest, HttpResponse, Sender
 from .observe import began, told
 from .responses import from_error
 from .routes import Route, is_deferred, tenant_of
@@ -22,13 +22,15 @@ def enter(service: Service, request: HttpRequest, route: Route) -> Place | HttpR
     later, and has its place then."""
     if not service.principals.cheap or is_deferred(service, request):
         return None
+    sender = request.sender or Sender()
     try:
-        tenant = tenant_of(service, request)
+        if sender.tenant is None:
+            sender.tenant = tenant_of(service, request)
     except PreheatError:
         return None
     try:
-        return service.admission.enter(tenant)
+        return service.admission.enter(sender.tenant)
     except PreheatError as error:
         seen = began(service, request, route.name)
-        seen.tenant = tenant
+        seen.tenant = sender.tenant
         return told(service, seen, request, from_error(service, error))

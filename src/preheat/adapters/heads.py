@@ -51,4 +51,5 @@ class Head(NamedTuple):
             return None
         like = self.request
         headers = {**like.headers, "content-length": digits.decode()}
-        return HttpRequest(like.method, like.path, headers, body, time.perf_counter_ns())
+        now = time.perf_counter_ns()
+        return HttpRequest(like.method, like.path, headers, body, now, sender=like.sender)

@@ -11,6 +11,14 @@ if TYPE_CHECKING:
 Headers = list[tuple[str, str]]
 
 
+class Sender:
+    """Who sends the requests that have one and the same head: what is in it tells."""
+
+    def __init__(self) -> None:
+        self.tenant: str | None = None
+        """None until it is looked up."""
+
+
 class HttpRequest(NamedTuple):
     method: str
     path: str
@@ -26,6 +34,8 @@ class HttpRequest(NamedTuple):
     """``perf_counter_ns`` at which its time is up, as the platform or the client says; 0: none."""
     place: Place | None = None
     """The place that it has already, taken for it by its door, which gives it back; None: it has none yet."""
+    sender: Sender | None = None
+    """What those with this very head share; None where they share nothing."""
 
 
 class HttpResponse(NamedTuple):

@@ -44,7 +44,7 @@ PARTIAL_S = 5.0
 SWEEP_S = 0.5
 REST_S = 0.02
 """Seconds between two looks at the connections whose last request found no place: they were told to wait."""
-AT_ONCE = 8
+AT_ONCE = 4
 """So many of them are looked at before the others are again."""
 HOLD_S = 0.002
 """Seconds between two looks at the requests that are held back."""

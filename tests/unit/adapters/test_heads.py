@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -13,13 +13,17 @@ from hypothesis import strategies as st
 
 from preheat.adapters import heads
 from preheat.adapters.connection import Connection
+from preheat.adapters.entry import enter
+from preheat.adapters.routes import match
+from preheat.admission import Place
+from preheat.errors import UnauthenticatedError
 from preheat.service import Service
 
 
 @contextmanager
-def connected() -> Iterator[tuple[Connection, socket.socket]]:
+def connected(queue: int = 1) -> Iterator[tuple[Connection, socket.socket]]:
     ours, theirs = socket.socketpair()
-    connection = Connection(ours, Service(queue=1, timeout=1, max_bytes=1000), cast(Any, None))
+    connection = Connection(ours, Service(queue=queue, timeout=1, max_bytes=1000), cast(Any, None))
     try:
         yield connection, theirs
     finally:
@@ -29,9 +33,15 @@ def connected() -> Iterator[tuple[Connection, socket.socket]]:
 
 def read(connection: Connection, client: socket.socket, data: bytes) -> list[Any]:
     """What the connection makes of data that comes at once, between two requests."""
+    head = connection._head
     client.sendall(data)
     connection.receive()
-    found: list[Any] = [(r._replace(arrived_ns=0), query, keep) for r, query, keep in connection._done]
+    for one, _, _ in connection._done:
+        if head is not None and one.sender is head.request.sender:
+            assert {**one.headers, "content-length": ""} == {**head.request.headers, "content-length": ""}
+    found: list[Any] = [
+        (r._replace(arrived_ns=0, sender=None), query, keep) for r, query, keep in connection._done
+    ]
     found.append(str(connection._broken and connection._broken.error))
     connection._done.clear()
     connection._broken, connection.idle = None, True
@@ -51,6 +61,37 @@ def test_a_head_that_comes_again_is_not_parsed(monkeypatch: pytest.MonkeyPatch) 
     assert (found.method, found.path, query, keep_alive) == ("POST", "/predict", "a=1", True)
     assert found.headers == {"host": "x", "content-length": "240", "x-api-key": "k1234"}
     assert found.body == b"longer" * 40
+
+
+def test_whose_a_request_is_is_looked_up_once_for_a_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    tenants = {"k-acme": "acme", "k-beta": "beta"}
+    looked: list[str] = []
+
+    def of(headers: Mapping[str, str], platform: str = "") -> str:
+        looked.append(headers["x-api-key"])
+        if headers["x-api-key"] not in tenants:
+            raise UnauthenticatedError("not known here")
+        return tenants[headers["x-api-key"]]
+
+    def entered(connection: Connection, client: socket.socket, key: str) -> str | None:
+        client.sendall(request(b"body", more=f"x-api-key: {key}"))
+        connection.receive()
+        first = connection.first
+        assert first is not None
+        place = enter(connection._service, first, match(first.path)[first.method][0])
+        connection._done.clear()
+        connection.idle = True
+        return place.tenant if isinstance(place, Place) else None
+
+    with connected(queue=100) as (connection, client):
+        monkeypatch.setattr(connection._service.principals, "of", of)
+        for keys in (["k-acme"] * 3, ["k-beta"] * 3, ["k-acme", "k-beta"] * 3):
+            assert [entered(connection, client, key) for key in keys] == [tenants[key] for key in keys]
+        assert looked == ["k-acme", "k-beta", *["k-acme", "k-beta"] * 3]
+        looked.clear()
+        assert [entered(connection, client, "k-none") for _ in range(3)] == [None] * 3
+        assert looked == ["k-none"] * 3, "who is not known may be in time"
+        assert entered(connection, client, "k-beta") == "beta"
 
 
 FIRST = [
