@@ -1,7 +1,8 @@
 """A quiet tenant beside one that sends giant requests, or nothing but what is refused.
 
 One server has half of the CPUs, the clients the other half. In each round the quiet tenant sends alone and
-beside each of the others, at the same moments of a Poisson process. Latencies of all rounds are one sample.
+beside each of the others, at the same moments of a Poisson process. Its p99 is that of a round, and
+figures are ratios of their medians.
 """
 
 from __future__ import annotations
@@ -86,20 +87,28 @@ def run(artifact: Path, turns: int, progress: Progress) -> Benchmark:
                     beside[kind.name].append(quiet)
                     odd += len(sent.seen) - sent.counts.get(kind.outcome, 0)
     title = f"{artifact.parent.name}: a quiet tenant, {tenants.QUIET_SHARE * peak:.0f} requests a second"
-    return _told(title, load.together(alone), {k: load.together(v) for k, v in beside.items()}, odd)
+    return _told(title, alone, beside, odd)
 
 
-def _told(title: str, alone: load.Load, beside: dict[str, load.Load], odd: int) -> Benchmark:
-    bad = sum(len(one.seen) - one.counts.get(load.OK, 0) for one in (alone, *beside.values()))
-    p99 = {name: found.percentile(99) / alone.percentile(99) for name, found in beside.items()}
+def _told(title: str, alone: list[load.Load], beside: dict[str, list[load.Load]], odd: int) -> Benchmark:
+    bad = sum(
+        len(one.seen) - one.counts.get(load.OK, 0) for rounds in (alone, *beside.values()) for one in rounds
+    )
+    base = Line("p99, alone", tenants.p99s(alone))
+    lines = [Line(f"p99, beside {name}", tenants.p99s(rounds)) for name, rounds in beside.items()]
     return Benchmark(
         title,
         [
-            Line("alone", alone.latencies()),
-            *(Line(f"beside {name}", found.latencies()) for name, found in beside.items()),
+            base,
+            *lines,
+            Line("all, alone", load.together(alone).latencies()),
+            *(
+                Line(f"all, beside {name}", load.together(rounds).latencies())
+                for name, rounds in beside.items()
+            ),
         ],
         [
-            *(Claim(f"p99, beside {name} / alone", found, 1.5, True) for name, found in p99.items()),
+            *(Claim(f"{line.name} / alone", line.median / base.median, 1.5, True) for line in lines),
             Claim("quiet tenant's requests without an answer", bad, 0, True, "requests"),
             Claim("others' that came to something else than is meant", odd, 0, True, "requests"),
         ],

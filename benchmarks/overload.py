@@ -2,7 +2,7 @@
 
 The server has half of the CPUs and the clients the other half, each client process an open loop (Poisson)
 over raw sockets, so that what the clients cost is in no figure. The peak is a closed loop's. The quiet tenant
-is alone and beside the others in turns; its p99 is that of a round.
+is alone and beside the others in turns; its p99 is that of a round, and its figure is a ratio of their medians.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def run(artifact: Path, turns: int, progress: Progress) -> Benchmark:
             quiet = Quiet([], [], [])
             for turn in range(turns):
                 progress("a quiet tenant, alone and beside others", 2 + turn, 2 + turns)
-                plan = partial(tenants.quiet, server, request, theirs, SECONDS, seen.peak, turn)
+                plan = partial(tenants.quiet, server, request, theirs, SECONDS, seen.peak, 1000 + turn)
                 quiet.alone.append(load.run(plan())[0])
                 closed = tenants.closed(server, one, theirs, SECONDS, NEIGHBOUR)
                 quiet.neighbour.append(load.run(plan(), closed)[0])
@@ -88,11 +88,11 @@ def _told(artifact: Path, seen: Seen, quiet: Quiet, seconds: float) -> Benchmark
     odd = sum(count for outcome, count in seen.flood.counts.items() if outcome not in known)
     bad = sum(len(one.seen) - one.counts.get(load.OK, 0) for one in quiet.flood)
     sent = len(seen.flood.seen) / seen.flood.seconds
-    alone = Line("quiet tenant's p99, alone", _p99(quiet.alone))
-    beside = Line("quiet tenant's p99, beside the flood", _p99(quiet.flood))
+    alone = Line("quiet tenant's p99, alone", tenants.p99s(quiet.alone))
+    beside = Line("quiet tenant's p99, beside the flood", tenants.p99s(quiet.flood))
     lines = [
         alone,
-        Line("quiet tenant's p99, beside one that sends one at a time", _p99(quiet.neighbour)),
+        Line("quiet tenant's p99, beside one that sends one at a time", tenants.p99s(quiet.neighbour)),
         beside,
         Line("quiet tenant, alone", load.together(quiet.alone).latencies()),
         Line("quiet tenant, beside the flood", load.together(quiet.flood).latencies()),
@@ -119,10 +119,6 @@ def _told(artifact: Path, seen: Seen, quiet: Quiet, seconds: float) -> Benchmark
             Claim("quiet tenant's requests without an answer", bad, 0, True, "requests"),
         ],
     )
-
-
-def _p99(rounds: Sequence[load.Load]) -> list[float]:
-    return [one.percentile(99) for one in rounds]
 
 
 def _flood(

@@ -66,3 +66,8 @@ def quiet(
     body = [load.post("/predict", request, headers(QUIET))]
     rate = QUIET_SHARE * peak
     return load.Plan(server.port, body, begin, begin + seconds, 64, rate=rate, cpus=cpus, seed=seed)
+
+
+def p99s(rounds: Sequence[load.Load]) -> list[float]:
+    """The p99 of each round, in milliseconds."""
+    return [one.percentile(99) for one in rounds]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 PRESENT_S = 1.0
 """A tenant is about for as long after it sent something."""
 JUST_S = 0.02
-"""A request that has come is being decoded for no longer than this, as a rule."""
+"""A request that has come is being decoded for no longer than this, as a rule, and asks for its turn then."""
 YIELD_S = 0.3
 """A heavy tenant lets light ones go first for no longer than this."""
 MANY = 4
@@ -41,7 +41,7 @@ class Place:
         self.tenant = tenant
         self.came = time.perf_counter()
         self.cost_s = 0.0
-        """What others' runs had taken that were ended for it, until it asks for its turn."""
+        """Seconds of turns that others lost when it came; none once it has asked for its own in time."""
         self.error: PreheatError | None = None
         """Why its turn will not come."""
         self.call: Any = None
@@ -140,8 +140,9 @@ class Admission:
                         place.come()
                 self._lines.clear()
 
-    def enter(self, tenant: str) -> Place:
-        """Take a place. Raises ShedError, ThrottledError, and what ``close`` was given."""
+    def enter(self, tenant: str, *, soon: bool = True) -> Place:
+        """Take a place. ``soon``: it will ask for its turn as soon as it is decoded; heavy tenants' runs are
+        ended for it now. Raises ShedError, ThrottledError, and what ``close`` was given."""
         with self._lock:
             if self._closed is not None:
                 raise type(self._closed)(str(self._closed))  # one instance would gather tracebacks
@@ -152,7 +153,7 @@ class Admission:
             self._taken += 1
             self._places[tenant] = self._places.get(tenant, 0) + 1
             place = Place(tenant)
-            place.cost_s = self._preempt(tenant)
+            place.cost_s = self._preempt(tenant) if soon else 0.0
             self._coming.add(place)
             return place
 
@@ -167,7 +168,8 @@ class Admission:
         with self._lock:
             self._coming.discard(place)
             self._preempt(tenant)
-            place.cost_s = 0.0
+            if place.came > time.perf_counter() - JUST_S:
+                place.cost_s = 0.0
             if not self._waits(tenant):
                 self._ran.setdefault(tenant, time.perf_counter())
                 if self._may(tenant) and not self._yields(tenant):
@@ -190,7 +192,7 @@ class Admission:
                 return run()
             except PreemptedError:
                 place.preempted += 1
-                self._go_back(place, until)
+                self._go_back(place, until, YIELD_S)
 
     def pause(self, place: Place, until: float, for_s: float) -> None:
         """Between two pieces of what the place runs: let others go first, light ones for no longer than this.
@@ -198,7 +200,7 @@ class Admission:
         place.runs = Preemptible(for_s)
         self._go_back(place, until, for_s)
 
-    def _go_back(self, place: Place, until: float, for_s: float = YIELD_S) -> None:
+    def _go_back(self, place: Place, until: float, for_s: float) -> None:
         """From its turn to the head of its tenant's line, behind the others', until its turn comes anew."""
         with self._lock:
             self._end(place)
@@ -211,7 +213,7 @@ class Admission:
         self._wait(place, until)
 
     def _wait(self, place: Place, until: float) -> None:
-        look_s = JUST_S if place.began else YIELD_S  # it lets those go first too who have just come
+        look_s = JUST_S if place.began else YIELD_S  # for no longer is its turn kept for who has just come
         while not place.wait(max(min(until - time.perf_counter(), look_s), 0.0)):
             with self._lock:
                 if place.waiting and time.perf_counter() >= until:
@@ -256,7 +258,7 @@ class Admission:
         """Whether a tenant's requests are better not looked at now: it is heavy, and a light one's request
         has just come, waits for its turn or runs."""
         with self._lock:
-            return self._is_behind(tenant, coming=True)
+            return self._is_behind(tenant, self._just_come())
 
     @property
     def half_full(self) -> bool:
@@ -274,16 +276,16 @@ class Admission:
         """Give the place back."""
         with self._lock:
             self._give_back(place)
-            if place in self._coming:  # others may have let it go first
+            if place in self._coming:
                 self._coming.discard(place)
-                self._hand_out()
+                self._hand_out()  # what was kept for it
 
     def _give_back(self, place: Place) -> None:
         if place.given_back:  # it was displaced
             return
         place.given_back = True
-        if place.cost_s:  # for nothing: as if it had been its own
-            self._usage.add(place.tenant, faded(place.cost_s))
+        if place.cost_s:  # for nothing: as if it had used them itself
+            self._usage.add(place.tenant, place.cost_s)
         self._taken -= 1
         left = self._places[place.tenant] - 1
         if left:
@@ -330,27 +332,27 @@ class Admission:
         ones together hold nobody up."""
         if time.perf_counter() >= self._ran.get(tenant, 0.0) + YIELD_S:
             return False
-        line = self._lines.get(tenant)
-        return self._is_behind(tenant, coming=bool(line and line[0].began))
+        return self._is_behind(tenant, [place for place in self._just_come() if place.cost_s])
 
-    def _is_behind(self, tenant: str, *, coming: bool) -> bool:
-        """Whether a tenant is heavy, and a light one has a turn or waits for it; with ``coming``, or has just
-        sent something."""
-        others = {*self._lines, *(place.tenant for place in self._running)}
-        if coming:
-            recent = time.perf_counter() - JUST_S
-            others.update(place.tenant for place in self._coming if place.came > recent)
-        others.discard(tenant)
+    def _just_come(self) -> list[Place]:
+        recent = time.perf_counter() - JUST_S
+        return [place for place in self._coming if place.came > recent]
+
+    def _is_behind(self, tenant: str, coming: Iterable[Place]) -> bool:
+        """Whether a tenant is heavy, and a light one has a turn, waits for it or is among those that come."""
+        others = {*self._lines, *(place.tenant for place in (*self._running, *coming))} - {tenant}
         return bool(others) and self._heavy(tenant) and not all(map(self._heavy, others))
 
     def _preempt(self, tenant: str) -> float:
-        """End what heavy tenants run, where this one may go first; how many seconds that had taken."""
+        """End what heavy tenants run, where this one may go first; the seconds that they lose by that."""
         others = [place for place in self._running if place.tenant != tenant]
         if not others or self._heavy(tenant):
             return 0.0
         now = time.perf_counter()
         return sum(
-            now - other.began for other in others if self._heavy(other.tenant) and other.runs.preempt()
+            faded(now - other.began) + JUST_S
+            for other in others
+            if self._heavy(other.tenant) and other.runs.preempt()
         )
 
     def _run(self, place: Place) -> None:

@@ -33,15 +33,14 @@ class Preemptible:
         self._lock = threading.Lock()
 
     def preempt(self) -> bool:
-        """From any thread; whether it had not been ended already, and may be. A run that is about to begin
-        ends at its first node."""
+        """From any thread; whether that costs a run. One that is about to begin ends at its first node."""
         with self._lock:
             if self._ended or (self._until and time.perf_counter() >= self._until):
                 return False
             self._ended = True
             if self._options is not None:
                 self._options.terminate = True
-            return True
+            return self._options is not None or not self._until
 
     def begin(self, options: Any) -> None:
         """A run with these RunOptions begins."""

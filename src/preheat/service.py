@@ -262,7 +262,8 @@ class Service:
         until = self.until(request.arrived_ns, request.deadline_ns)
         if time.perf_counter() > until:
             raise TimedOutError("its deadline had passed when it came")
-        run = Run(self, request.place or self.admission.enter(request.tenant), until, at)
+        place = request.place or self.admission.enter(request.tenant, soon=request.key is None)
+        run = Run(self, place, until, at)
         try:
             call: Call | None = None
             if at is self and request.key is None and not self._settled.is_set():

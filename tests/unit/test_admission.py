@@ -220,26 +220,51 @@ def test_what_a_heavy_one_runs_is_ended_when_a_light_ones_request_comes(
     admission = opened(1)
     heavy = Held(admission, "flood")
     line = many(admission, "flood")
+    admission.used(admission.enter("another flood", soon=False), 9.0)
+    other = Waiting(admission, "another flood")
     light = admission.enter("quiet")
-    assert eventually(lambda: heavy.place.preempted == 1)
+    assert eventually(lambda: not admission.running)
     time.sleep(0.05)
     assert (heavy.begun, admission.running) == (1, 0), "the turn is kept for it while it is decoded"
+    assert not other.had.is_set(), "and not for another heavy one"
     if not refused:
         assert admission.turn(light, time.perf_counter() + 5)
         assert heavy.begun == 1
         admission.done(light)
     admission.leave(light)
+    assert other.had.wait(1)
+    other.done()
     assert eventually(lambda: heavy.begun == 2)
     assert heavy.result() == 2
     assert line[0].had.wait(1)
 
 
-def test_what_was_ended_waits_for_no_request_that_is_long_to_decode() -> None:
+def test_what_was_ended_waits_for_no_requests_that_are_long_to_decode(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("preheat.admission.YIELD_S", 30.0)
+    admission = opened(1)
+    heavy = Held(admission, "flood", within=60.0)
+    many(admission, "flood")
+    until = time.perf_counter() + 5
+    while heavy.begun < 2 and time.perf_counter() < until:  # one after another, and always one
+        admission.enter(f"quiet {admission.taken % 4}")
+        time.sleep(0.01)
+    assert heavy.begun == 2
+    assert eventually(lambda: heavy.begun >= 2 and admission.running == 1)
+    assert cast(int, heavy.result()) >= 2
+
+
+def test_no_run_is_ended_for_who_asks_for_its_turn_later() -> None:
     admission = opened(1)
     heavy = Held(admission, "flood")
     many(admission, "flood")
-    admission.enter("quiet")
-    assert eventually(lambda: heavy.begun == 2)
+    light = admission.enter("quiet", soon=False)
+    time.sleep(0.05)
+    assert (heavy.begun, heavy.place.preempted) == (1, 0)
+    assert admission.turn(light, time.perf_counter() + 5)
+    assert heavy.place.preempted == 1
+    admission.done(light)
     assert heavy.result() == 2
 
 
@@ -248,15 +273,21 @@ def test_who_has_runs_ended_for_nothing_pays_for_them(monkeypatch: pytest.Monkey
     admission = opened(1)
     heavy = Held(admission, "flood")
     many(admission, "flood")
-    time.sleep(0.5)
+    time.sleep(1.0)
     admission.leave(admission.enter("quiet"))
     assert eventually(lambda: heavy.begun == 2)
-    assert heavy.place.preempted == 1
     admission.leave(admission.enter("quiet"))
-    admission.leave(admission.enter("another"))
+    time.sleep(0.05)
+    assert (heavy.begun, heavy.place.preempted) == (2, 1), "it is heavy itself"
+    light = admission.enter("another")
+    assert eventually(lambda: heavy.place.preempted == 2)
+    time.sleep(0.1)
     assert eventually(lambda: heavy.begun == 3)
-    assert heavy.place.preempted == 2, "once for each of them"
-    assert heavy.result() == 3
+    with pytest.raises(TimedOutError):
+        admission.turn(light, 0.0)
+    admission.leave(light)
+    assert admission._usage.turns("another", []) > 0.0, "it asked too late"
+    assert cast(int, heavy.result()) >= 3
 
 
 def test_runs_that_were_ended_go_on_beside_a_long_one_of_a_light_tenant() -> None:

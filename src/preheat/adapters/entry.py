@@ -29,7 +29,8 @@ def enter(service: Service, request: HttpRequest, route: Route) -> Place | HttpR
     except PreheatError:
         return None
     try:
-        return service.admission.enter(sender.tenant)
+        soon = "idempotency-key" not in request.headers  # else the ledger is asked first
+        return service.admission.enter(sender.tenant, soon=soon)
     except PreheatError as error:
         seen = began(service, request, route.name)
         seen.tenant = sender.tenant

@@ -75,6 +75,8 @@ class Sockets:
         self._poll = select.epoll()
         self._resting = select.epoll()
         self._poll.register(self._resting, select.EPOLLIN)
+        self._looked = 0
+        """How many of those who rest were looked at since."""
         self._looks_again = 0.0
         """``time.monotonic`` at which those who rest are looked at again; 0: once one has something."""
         self._listens_again = 0.0
@@ -115,7 +117,9 @@ class Sockets:
                     some = self._resting.poll(0, AT_ONCE)
                     for one, _ in some:
                         self._look(one)
-                    if len(some) < AT_ONCE:
+                    self._looked += len(some)
+                    if len(some) < AT_ONCE or self._looked >= len(self._open):  # all of them, once
+                        self._looked = 0
                         self._poll.modify(self._resting, 0)
                         self._looks_again = time.monotonic() + REST_S
                 else:

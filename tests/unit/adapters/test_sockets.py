@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import selectors
 import socket
 import threading
 import time
@@ -162,6 +163,25 @@ def test_who_finds_no_place_and_asks_on_is_heard_in_time(server: Started) -> Non
     server.until(lambda: server.service.admission.taken == QUEUE + 1)
     server.service.stop_starting()
     assert client.recv(4096).startswith(b"HTTP/1.1 503 ")  # it waited
+
+
+def test_many_who_find_no_place_and_ask_on_at_once_are_told_to_wait(server: Started) -> None:
+    for _ in range(QUEUE):
+        server.sent()
+    server.until(lambda: server.service.admission.taken == QUEUE)
+    answers, clients = 0, [server.sent() for _ in range(16)]
+    with selectors.DefaultSelector() as selector:
+        for client in clients:
+            selector.register(client, selectors.EVENT_READ)
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            for key, _ in selector.select(0.1):
+                client = cast(socket.socket, key.fileobj)
+                assert client.recv(4096).startswith(b"HTTP/1.1 503 ")
+                client.sendall(REQUEST)
+                answers += 1
+    rounds = 0.5 / REST_S + 2
+    assert 16 < answers <= rounds * (len(clients) + QUEUE)
 
 
 def test_a_process_that_was_forked_has_the_sockets_too(server: Started) -> None:
