@@ -2,7 +2,8 @@
 
 The server has half of the CPUs and the clients the other half, each client process an open loop (Poisson)
 over raw sockets, so that what the clients cost is in no figure. The peak is a closed loop's. The quiet tenant
-is alone and beside the others in turns; its p99 is that of a round, and its figure is a ratio of their medians.
+is alone and beside the others in turns; its p99 is that of a round, and its
+figure is a ratio of their medians.
 """
 
 from __future__ import annotations

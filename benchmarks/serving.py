@@ -87,9 +87,9 @@ function = Function(__file__)
 enter, most = Admission.enter, 0
 
 
-def entered(admission, tenant):
+def entered(admission, *args, **kwargs):
     global most
-    place = enter(admission, tenant)
+    place = enter(admission, *args, **kwargs)
     most = max(most, admission.taken)
     return place
 
