@@ -1,9 +1,9 @@
 """Ten times what the server can do: goodput, the queue's bound, classes, deadlines, and a quiet tenant.
 
 The server has half of the CPUs and the clients the other half, each client process an open loop (Poisson)
-over raw sockets, so that what the clients cost is in no figure. The peak is a closed loop's. The quiet tenant
-is alone and beside the others in turns; its p99 is that of a round, and its
-figure is a ratio of their medians.
+over raw sockets, so that what the clients cost is in no figure. The peak is a closed loop's, before and after
+each round of the flood. The quiet tenant is alone and beside the others in turns; its p99 is that of a round,
+and its figure is a ratio of their medians.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from preheat.measure.run import Progress
+from preheat.measure.summary import median
 
 from . import load, tenants
 from .figures import Benchmark, Claim, Line
@@ -26,7 +27,7 @@ from .serving import Counted, counted, sample
 TIMES = 10
 """Load over capacity."""
 MORE = 1.05
-"""As much more is sent: the peak may be higher afterwards than it was before."""
+"""As much more is sent: the peak may be higher after a round than it was before."""
 SECONDS = 20.0
 """Of overload, and of a quiet tenant alone and beside others, for each round."""
 CONNECTIONS = 256
@@ -38,6 +39,8 @@ QUEUE = 64
 
 
 class Seen(NamedTuple):
+    """One round of the flood."""
+
     peak: float
     """Good answers a second to a closed loop; the mean of before and after."""
     flood: load.Load
@@ -58,37 +61,43 @@ class Quiet(NamedTuple):
 
 def run(artifact: Path, turns: int, progress: Progress) -> Benchmark:
     ours, theirs = tenants.halves()
-    seconds = SECONDS * turns
     OUT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="overload-", dir=OUT) as folder:
         settings = {"PREHEAT_QUEUE": str(QUEUE), "PREHEAT_API_KEYS": str(tenants.keys(Path(folder)))}
         with counted(artifact, Path(folder), cpus=ours, key=tenants.OTHER, **settings) as server:
             request = sample(artifact)
-            progress("peak", 0, 2 + turns)
+            progress("peak", 0, 1 + 2 * turns)
             tenants.peak(server, request, theirs)  # the first is lower, on most machines
             before = tenants.peak(server, request, theirs)
-            progress(f"{TIMES} times as much, {seconds:.0f} s", 1, 2 + turns)
-            seen = _flooded(server, request, theirs, seconds, before)
-            seen = seen._replace(peak=(before + tenants.peak(server, request, theirs)) / 2)
+            floods: list[Seen] = []
+            for turn in range(turns):
+                progress(f"{TIMES} times as much", 1 + turn, 1 + 2 * turns)
+                seen = _flooded(server, request, theirs, before)
+                after = tenants.peak(server, request, theirs)
+                floods.append(seen._replace(peak=(before + after) / 2))
+                before = after
             one = [load.post("/predict", request, tenants.headers(tenants.OTHER))]
             quiet = Quiet([], [], [])
             for turn in range(turns):
-                progress("a quiet tenant, alone and beside others", 2 + turn, 2 + turns)
-                plan = partial(tenants.quiet, server, request, theirs, SECONDS, seen.peak, 1000 + turn)
+                progress("a quiet tenant, alone and beside others", 1 + turns + turn, 1 + 2 * turns)
+                plan = partial(tenants.quiet, server, request, theirs, SECONDS, before, 1000 + turn)
                 quiet.alone.append(load.run(plan())[0])
                 closed = tenants.closed(server, one, theirs, SECONDS, NEIGHBOUR)
                 quiet.neighbour.append(load.run(plan(), closed)[0])
-                flood = _flood(server, request, theirs, SECONDS, seen.peak)
+                flood = _flood(server, request, theirs, before)
                 quiet.flood.append(load.run(plan(), *flood)[0])
-    return _told(artifact, seen, quiet, seconds)
+    return _told(artifact, floods, quiet)
 
 
-def _told(artifact: Path, seen: Seen, quiet: Quiet, seconds: float) -> Benchmark:
-    late = [ms for ms in seen.flood.latencies() if ms > tenants.DEADLINE_S * 1e3 + SLACK_MS]
+def _told(artifact: Path, floods: list[Seen], quiet: Quiet) -> Benchmark:
+    flood = load.together(seen.flood for seen in floods)
+    late = [ms for ms in flood.latencies() if ms > tenants.DEADLINE_S * 1e3 + SLACK_MS]
     known = {load.OK, "shed", "timed_out"}
-    odd = sum(count for outcome, count in seen.flood.counts.items() if outcome not in known)
+    odd = sum(count for outcome, count in flood.counts.items() if outcome not in known)
     bad = sum(len(one.seen) - one.counts.get(load.OK, 0) for one in quiet.flood)
-    sent = len(seen.flood.seen) / seen.flood.seconds
+    sent = [len(seen.flood.seen) / seen.flood.seconds for seen in floods]
+    more = [one / seen.peak for one, seen in zip(sent, floods, strict=True)]
+    good = [seen.flood.goodput / seen.peak for seen in floods]
     alone = Line("quiet tenant's p99, alone", tenants.p99s(quiet.alone))
     beside = Line("quiet tenant's p99, beside the flood", tenants.p99s(quiet.flood))
     lines = [
@@ -97,24 +106,30 @@ def _told(artifact: Path, seen: Seen, quiet: Quiet, seconds: float) -> Benchmark
         beside,
         Line("quiet tenant, alone", load.together(quiet.alone).latencies()),
         Line("quiet tenant, beside the flood", load.together(quiet.flood).latencies()),
-        Line("flood, answered", seen.flood.latencies()),
-        Line("flood, shed", seen.flood.latencies("shed")),
+        Line("flood, answered", flood.latencies()),
+        Line("flood, shed", flood.latencies("shed")),
     ]
     return Benchmark(
-        f"{artifact.parent.name}: {sent:.0f} requests a second for {seconds:.0f} s on a server that answers "
-        f"{seen.peak:.0f}",
+        f"{artifact.parent.name}: {median(sent):.0f} requests a second, {len(floods)} times for "
+        f"{SECONDS:.0f} s, on a server that answers {median([seen.peak for seen in floods]):.0f}",
         lines,
         [
-            Claim("load / capacity", sent / seen.peak, TIMES, at_most=False),
-            Claim("goodput / peak", seen.flood.goodput / seen.peak, 0.9, at_most=False),
+            Claim(f"load / capacity, {_between(more)}", median(more), TIMES, at_most=False),
+            Claim(f"goodput / peak, {_between(good)}", median(good), 0.9, at_most=False),
             Claim(
                 "most that waited or ran",
-                seen.deepest,
+                max(seen.deepest for seen in floods),
                 QUEUE + len(os.sched_getaffinity(0)),
                 True,
                 "requests",
             ),
-            Claim("in no class, or in another than the server's", odd + seen.differs, 0, True, "requests"),
+            Claim(
+                "in no class, or in another than the server's",
+                odd + sum(seen.differs for seen in floods),
+                0,
+                True,
+                "requests",
+            ),
             Claim("answered after their deadline", len(late), 0, True, "requests"),
             Claim("quiet tenant's p99, beside the flood / alone", beside.median / alone.median, 1.5, True),
             Claim("quiet tenant's requests without an answer", bad, 0, True, "requests"),
@@ -122,9 +137,11 @@ def _told(artifact: Path, seen: Seen, quiet: Quiet, seconds: float) -> Benchmark
     )
 
 
-def _flood(
-    server: Counted, request: object, cpus: Sequence[int], seconds: float, peak: float
-) -> list[load.Plan]:
+def _between(rounds: Sequence[float]) -> str:
+    return f"median of {min(rounds):.3f} to {max(rounds):.3f}"
+
+
+def _flood(server: Counted, request: object, cpus: Sequence[int], peak: float) -> list[load.Plan]:
     begin, rate = time.monotonic() + 0.5, TIMES * MORE * peak
     body = [load.post("/predict", request, tenants.headers(tenants.OTHER))]
     return [
@@ -132,7 +149,7 @@ def _flood(
             server.port,
             body,
             begin,
-            begin + seconds,
+            begin + SECONDS,
             CONNECTIONS // len(cpus),
             rate=rate / len(cpus),
             cpus=[cpu],
@@ -142,9 +159,9 @@ def _flood(
     ]
 
 
-def _flooded(server: Counted, request: object, cpus: Sequence[int], seconds: float, peak: float) -> Seen:
+def _flooded(server: Counted, request: object, cpus: Sequence[int], peak: float) -> Seen:
     before = server.outcomes()
-    flood = load.together(load.run(*_flood(server, request, cpus, seconds, peak)))
+    flood = load.together(load.run(*_flood(server, request, cpus, peak)))
     after = server.outcomes()
     theirs = flood.counts
     names = {*after, *theirs} - {load.UNSENT, "most"}

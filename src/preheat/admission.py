@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Set
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -256,9 +256,11 @@ class Admission:
 
     def holds(self, tenant: str) -> bool:
         """Whether a tenant's requests are better not looked at now: it is heavy, and a light one's request
-        has just come, waits for its turn or runs."""
+        has just come and is not answered, waits for its turn or runs."""
         with self._lock:
-            return self._is_behind(tenant, self._just_come())
+            recent = time.perf_counter() - JUST_S
+            come = {other for other, seen in (self._latest, self._before) if seen > recent}
+            return self._is_behind(tenant, come & self._places.keys())
 
     @property
     def half_full(self) -> bool:
@@ -332,15 +334,13 @@ class Admission:
         ones together hold nobody up."""
         if time.perf_counter() >= self._ran.get(tenant, 0.0) + YIELD_S:
             return False
-        return self._is_behind(tenant, [place for place in self._just_come() if place.cost_s])
-
-    def _just_come(self) -> list[Place]:
         recent = time.perf_counter() - JUST_S
-        return [place for place in self._coming if place.came > recent]
+        kept = {place.tenant for place in self._coming if place.cost_s and place.came > recent}
+        return self._is_behind(tenant, kept)
 
-    def _is_behind(self, tenant: str, coming: Iterable[Place]) -> bool:
+    def _is_behind(self, tenant: str, come: Set[str]) -> bool:
         """Whether a tenant is heavy, and a light one has a turn, waits for it or is among those that come."""
-        others = {*self._lines, *(place.tenant for place in (*self._running, *coming))} - {tenant}
+        others = {*self._lines, *(place.tenant for place in self._running), *come} - {tenant}
         return bool(others) and self._heavy(tenant) and not all(map(self._heavy, others))
 
     def _preempt(self, tenant: str) -> float:
