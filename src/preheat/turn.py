@@ -58,7 +58,8 @@ class Turn(NamedTuple):
             parts.append(found)
             done += count
             worked += took
-            pace = max(took - engine.fixed_s, took / 100) / count / elements
+            # What is fixed is known but roughly, and not of this moment: never is it more than half.
+            pace = max(took - engine.fixed_s, took / 2) / count / elements
             if engine.pace is not None:
                 engine.pace = min(engine.pace, pace)
         try:

@@ -24,6 +24,7 @@ class Model:
         self, *, pace: float | None = np.inf, fails: PreheatError | None = None, fixed_s: float = 0.0
     ) -> None:
         self.pace, self.fixed_s = pace, fixed_s
+        self._takes_s = fixed_s, ROW_S / 10 if fixed_s else ROW_S
         self.runs: list[int] = []
         self.between = lambda: None
         self._fails = fails
@@ -34,7 +35,8 @@ class Model:
         self.runs.append(len(rows))
         options = SimpleNamespace(terminate=False)
         preemptible.begin(options)
-        ends = time.perf_counter() + self.fixed_s + (ROW_S if not self.fixed_s else ROW_S / 10) * len(rows)
+        fixed_s, row_s = self._takes_s
+        ends = time.perf_counter() + fixed_s + row_s * len(rows)
         while time.perf_counter() < ends and not options.terminate:
             time.sleep(0.001)
         if preemptible.end():
@@ -96,6 +98,14 @@ def test_rows_that_cost_little_beside_the_run_itself_stay_together() -> None:
     assert model.runs[0] == 1
     assert model.runs[-1] == 16
     assert len(model.runs) <= 4
+
+
+def test_a_run_that_took_hardly_more_than_is_fixed_tells_little_of_its_rows() -> None:
+    model = Model()
+    model.fixed_s = ROW_S  # measured where all took longer than here
+    for count in (2, 32):
+        turn().infer(cast(Any, model), rows(count), ["twice"])
+    assert 1 < max(model.runs) <= 4
 
 
 def test_rows_without_elements_are_run_whole() -> None:
