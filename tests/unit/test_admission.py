@@ -21,6 +21,13 @@ def opened(turns: int, queue: int = 20, **limits: float) -> Admission:
     return admission
 
 
+def eventually(true: Callable[[], bool]) -> bool:
+    until = time.perf_counter() + 9
+    while not true() and time.perf_counter() < until:
+        time.sleep(0.001)
+    return true()
+
+
 class Waiting:
     """A request in a thread of its own that waits for its turn."""
 
@@ -157,9 +164,7 @@ class Held:
         self._admission, self._until = admission, time.perf_counter() + within
         self._thread = threading.Thread(target=self._hold, daemon=True)
         self._thread.start()
-        until = time.perf_counter() + 9
-        while not self.begun and time.perf_counter() < until:
-            time.sleep(0.001)
+        eventually(lambda: bool(self.begun))
 
     def _hold(self) -> None:
         try:
@@ -203,13 +208,6 @@ def test_what_a_heavy_one_runs_is_begun_again_after_a_light_ones() -> None:
     admission.leave(light)
     assert heavy.result() == 2
     assert admission.running == admission.waiting == 0
-
-
-def eventually(true: Callable[[], bool]) -> bool:
-    until = time.perf_counter() + 5
-    while not true() and time.perf_counter() < until:
-        time.sleep(0.001)
-    return true()
 
 
 @pytest.mark.parametrize("refused", [False, True])
@@ -295,10 +293,9 @@ def test_runs_that_were_ended_go_on_beside_a_long_one_of_a_light_tenant() -> Non
     heavy = [Held(admission, "flood") for _ in range(4)]
     line = many(admission, "flood")
     light = running(admission, "quiet")
-    until = time.perf_counter() + 9
-    while all(one.begun == 1 for one in heavy) and time.perf_counter() < until:
-        time.sleep(0.001)
-    assert any(one.begun == 2 for one in heavy), "it still runs, and one has yielded for YIELD_S"
+    assert eventually(lambda: any(one.begun == 2 for one in heavy)), (
+        "it still runs, and one has yielded for YIELD_S"
+    )
     admission.done(light)
     admission.leave(light)
     assert [one.result() for one in heavy] == [2, 2, 2, 2]
@@ -351,10 +348,7 @@ def test_one_that_runs_for_long_is_heavy_with_one_request_at_a_time() -> None:
     assert giant.result() == 1
     giant = Held(admission, "giant")
     assert admission.turn(light, time.perf_counter() + 5)
-    until = time.perf_counter() + 9
-    while not giant.place.preempted and time.perf_counter() < until:
-        time.sleep(0.001)
-    assert giant.place.preempted == 1, "although there was a turn beside it"
+    assert eventually(lambda: giant.place.preempted == 1), "although there was a turn beside it"
     admission.done(light)
     assert giant.result() == 2
     admission.leave(light)
@@ -431,9 +425,7 @@ def test_a_run_that_waits_to_begin_again_is_ended_as_others_are(ended: str) -> N
     heavy = Held(admission, "flood", within=1.0 if ended == "late" else 9.0)
     others = many(admission, "flood")
     light = running(admission, "quiet")
-    until = time.perf_counter() + 9
-    while admission.waiting < MANY + 3 and time.perf_counter() < until:
-        time.sleep(0.001)
+    assert eventually(lambda: admission.waiting == MANY + 3)
     if ended == "stopped":
         admission.close(ShedError("stops"), waiting=True)
     if ended == "full":  # those behind it go, and never it

@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from enum import Enum
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import httptools
@@ -21,6 +20,7 @@ from .messages import HttpRequest, HttpResponse, Sender, add_header
 from .observe import refused
 from .responses import from_error
 from .routes import respond
+from .wire import encoded, encoded_refusal
 
 if TYPE_CHECKING:
     from ..admission import Place
@@ -35,30 +35,6 @@ MAX_HEAD = 64 * 1024
 """Bytes of request line and headers together."""
 CHUNK = 64 * 1024
 """Bytes that are read at once; from 128 KiB on, glibc may fetch them from the kernel for each read."""
-
-_REASONS = {
-    200: "OK",
-    201: "Created",
-    202: "Accepted",
-    204: "No Content",
-    302: "Found",
-    304: "Not Modified",
-    307: "Temporary Redirect",
-    400: "Bad Request",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    408: "Request Timeout",
-    409: "Conflict",
-    413: "Content Too Large",
-    415: "Unsupported Media Type",
-    422: "Unprocessable Content",
-    429: "Too Many Requests",
-    500: "Internal Server Error",
-    503: "Service Unavailable",
-    504: "Gateway Timeout",
-}
 
 
 class _Broken(Exception):
@@ -182,10 +158,9 @@ class Connection:
         """Answer the first request with this instead."""
         self.refused, self._since = True, time.monotonic()
         request, _, keep_alive = self._done.popleft()
-        self._last = not (keep_alive and self._service.state not in (State.DRAINING, State.FAILED))
-        status, headers, body = response
-        head, now = request.method == "HEAD", int(time.time())
-        self._unsent = _refusal(status, tuple(headers), body, not self._last, head, now)
+        keep_alive = keep_alive and self._service.state not in (State.DRAINING, State.FAILED)
+        self._unsent = encoded_refusal(response, keep_alive, head=request.method == "HEAD")
+        self._last = not keep_alive
         return self.flush()
 
     def flush(self) -> Next:
@@ -368,35 +343,3 @@ def without_upgrade(method: bytes, url: bytes, version: str, headers: Iterable[t
         if value and key not in (*_WISH, b"expect"):
             lines.append(name + b": " + value)
     return b"\r\n".join(lines) + b"\r\n\r\n"
-
-
-def encoded(response: HttpResponse, keep_alive: bool, *, head: bool = False, now: int = 0) -> bytes:
-    """Head and body as one piece: two writes would meet Nagle's algorithm and delayed acknowledgement.
-    ``now``: seconds since the epoch; 0: as the clock says."""
-    lines = [f"HTTP/1.1 {response.status} {_REASONS.get(response.status, '')}"]
-    lines += [f"{name}: {value}" for name, value in response.headers]
-    lines.append(f"content-length: {len(response.body)}")
-    lines.append(f"date: {_date(now or int(time.time()))}")
-    lines.append(f"connection: {'keep-alive' if keep_alive else 'close'}")
-    text = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
-    return text if head else text + response.body
-
-
-@lru_cache(maxsize=16)  # under a flood it is the same one again and again
-def _refusal(
-    status: int, headers: tuple[tuple[str, str], ...], body: bytes, keep_alive: bool, head: bool, now: int
-) -> bytes:
-    """A response that says why a request found no place."""
-    return encoded(HttpResponse(status, list(headers), body), keep_alive, head=head, now=now)
-
-
-_dates: dict[int, str] = {}
-
-
-def _date(now: int) -> str:
-    """The HTTP date of a second since the epoch; the last one is kept."""
-    text = _dates.get(now)
-    if text is None:
-        _dates.clear()
-        text = _dates[now] = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(now))
-    return text
