@@ -20,7 +20,7 @@ from .figures import Benchmark, Claim, Line
 from .models import OUT
 from .serving import sample, serving
 
-SECONDS = 10.0
+SECONDS = 20.0
 """Of each kind in each round."""
 ALONE_EACH = 4
 """Kinds between two times alone."""

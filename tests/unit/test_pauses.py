@@ -13,7 +13,7 @@ import pytest
 from preheat import pauses
 from preheat.admission import JUST_S, MANY, Admission, Place
 from preheat.errors import InvalidRequestError
-from preheat.pauses import Pauses, large, made, pause
+from preheat.pauses import Pauses, large, made, pause, room
 
 
 class Held:
@@ -95,6 +95,25 @@ def test_of_one_thread_alone() -> None:
 
 class Leaf:
     """Something that tells whether it is there still."""
+
+
+def test_others_have_the_interpreter_while_memory_is_found() -> None:
+    others, over = [0], threading.Event()
+
+    def other() -> None:
+        while not over.wait(0.001):
+            others[0] += 1
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    try:
+        before = others[0]
+        room(256 * 1024 * 1024)
+        during = others[0] - before
+    finally:
+        over.set()
+        thread.join(9)
+    assert during > 2
 
 
 @pytest.mark.parametrize("refused", [False, True])

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from json import JSONDecodeError, JSONDecoder
 from typing import Any
 
-from ..pauses import pause
+from ..pauses import pause, room
 
 PIECE = 16 * 1024
 """Characters that are decoded at once, or as many as a number has."""
@@ -48,6 +49,8 @@ class _Text:
     def __init__(self, text: str, parse_constant: Callable[[str], object]) -> None:
         self._text = text
         self._left = TRIES * len(text)
+        self._width = sys.getsizeof(text) // max(len(text), 1)
+        """Bytes of a character."""
         decoder: Any = JSONDecoder(
             parse_constant=parse_constant
         )  # what its `raw_decode` calls, errors aside:
@@ -95,9 +98,9 @@ class _Text:
         if end >= 0 and self._text.find("\\", at + 1, end) < 0:
             return self._scanned(at)
         parts: list[str] = []
-        start = at + 1
+        start = plain = at + 1  # what is plain is taken from the text as it is, from there on
         while True:
-            if parts:
+            if start > at + 1:
                 pause()
             piece = self._text[start : start + PIECE]
             cut = len(piece)
@@ -109,9 +112,13 @@ class _Text:
                 return self._scanned(at)
             if not cut:  # nothing is left, or nothing but escapes
                 return self._scanned(at)
-            parts.append(part)
+            end = start + size - 2
+            if len(part) < end - start:  # there are escapes
+                parts += self._text[plain:start], part
+                plain = end
             if size < cut + 2:  # it ends here
-                return "".join(parts), start + size - 1
+                room((end - at) * self._width)
+                return "".join((*parts, self._text[plain:end])) if parts else self._text[plain:end], end + 1
             start += cut
 
     def _members(self, at: int) -> tuple[Any, int]:

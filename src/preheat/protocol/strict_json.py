@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 from ..errors import InvalidRequestError
-from ..pauses import large, made, pause
+from ..pauses import large, made, pause, room
 
 LARGE = 256 * 1024
 """Characters from which JSON is decoded a piece at a time."""
@@ -29,6 +29,7 @@ def loads(body: bytes | memoryview) -> Any:
     """Decode UTF-8 JSON. Raises InvalidRequestError for anything else: NaN and infinities, which JSON has no
     words for, and nesting past the interpreter's recursion limit included."""
     try:
+        room(len(body))
         text = str(body, "utf-8")
         if len(text) < LARGE:
             return json.loads(text, parse_constant=_refuse)

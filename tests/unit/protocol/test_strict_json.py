@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preheat.errors import InvalidRequestError
+from preheat.pauses import COPY
 from preheat.protocol import large_json, strict_json
 from preheat.protocol.strict_json import dumps, loads
 
@@ -174,6 +175,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watched:
         json.dumps({"data": [[0.25] * 1000] * 1000}),
         json.dumps({"data": ["warm " * 500] * 2000}),
         json.dumps("ab\n" * 2_000_000),
+        json.dumps("warm " * 400_000 + "\n" + "warm " * 400_000),
         "[" + "[]," * 500_000 + "[]]",
         json.dumps("é\u1234\U0001f600" * 100_000),
         '{"a":' * 100 + "[" + "1,2,[3]," * 200_000 + "1]" + "}" * 100,
@@ -186,6 +188,21 @@ def test_no_more_than_a_piece_is_decoded_at_once(text: str, monkeypatch: pytest.
     assert loads(text.encode()) == json.loads(text)
     assert 0 < max(watched.decoded) <= large_json.PIECE + 2
     assert paused[0] >= len(text) / large_json.PIECE - 1
+
+
+@pytest.mark.parametrize(("character", "width"), [("a", 1), ("é", 1), ("\u1234", 2), ("\U0001f600", 4)])
+@pytest.mark.parametrize("escapes", ["", "\n"])
+def test_memory_for_a_large_text_is_found_before_it_is_copied(
+    character: str, width: int, escapes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[int] = []
+    for module in (strict_json, large_json):
+        monkeypatch.setattr(module, "room", found.append)
+    body = json.dumps([1, character * 2 * COPY + escapes], ensure_ascii=False).encode()
+    assert loads(body) == json.loads(body)
+    before, after = found
+    assert before == len(body)
+    assert 2 * COPY * width <= after <= 2 * COPY * width + 100
 
 
 @pytest.mark.parametrize(
