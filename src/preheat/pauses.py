@@ -7,9 +7,10 @@ What works so calls ``pause`` and knows neither for whom it works nor who is abo
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from _thread import _local, allocate_lock  # what `threading` has them from; no more of that is needed
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -20,8 +21,9 @@ ALLOWED_S = 0.3
 """What pauses may last together beyond what the work has taken."""
 SUSPENDED_S = 2.0
 """Work that begins later than this after another's has its garbage collected, so that some is."""
-COPY = 1024 * 1024
-"""Bytes of a copy that takes long. CPython lets go of the interpreter to join as many."""
+COPY, KEPT = 4 * 1024 * 1024, 32 * 1024 * 1024
+"""Bytes of a copy that takes long, and of one whose memory glibc gives back at once when it is free."""
+_PART = 64 * 1024
 _LOOK_S = 0.001
 _AT_ONCE = 16 * 1024
 """Objects that are freed at once."""
@@ -54,8 +56,19 @@ def made(document: Any) -> None:
 def room(size: int) -> None:
     """A copy of so many bytes will be made. Most of its time would go to the kernel, which has to find memory
     for it: that is done here, without the interpreter, and the allocator keeps what it was given."""
-    if size >= COPY:
-        b"".join([bytes(COPY)] * (size // COPY + 1))
+    if COPY <= size < KEPT:
+        b"".join([bytes(_PART)] * (size // _PART + 1))  # CPython lets go of the interpreter to join as many
+
+
+def width(text: str) -> int:
+    """Bytes of each character, going by a text of some length; 1 for a shorter one."""
+    return sys.getsizeof(text) // len(text) if len(text) > 100 else 1
+
+
+def joined(parts: Sequence[str]) -> str:
+    """One text of all these."""
+    room(max(map(width, parts), default=1) * sum(map(len, parts)))
+    return "".join(parts)
 
 
 class Pauses:

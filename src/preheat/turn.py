@@ -58,7 +58,9 @@ class Turn(NamedTuple):
             parts.append(found)
             done += count
             worked += took
-            # What is fixed is known but roughly, and not of this moment: never is it more than half.
+            # What is fixed is known but roughly, and not of this moment: no more than the shortest run, and
+            # half of any other.
+            engine.fixed_s = min(engine.fixed_s, took)
             pace = max(took - engine.fixed_s, took / 2) / count / elements
             if engine.pace is not None:
                 engine.pace = min(engine.pace, pace)

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from json import JSONDecodeError, JSONDecoder
 from typing import Any
 
-from ..pauses import pause, room
+from ..pauses import joined, pause, room, width
 
 PIECE = 16 * 1024
 """Characters that are decoded at once, or as many as a number has."""
@@ -49,8 +48,6 @@ class _Text:
     def __init__(self, text: str, parse_constant: Callable[[str], object]) -> None:
         self._text = text
         self._left = TRIES * len(text)
-        self._width = sys.getsizeof(text) // max(len(text), 1)
-        """Bytes of a character."""
         decoder: Any = JSONDecoder(
             parse_constant=parse_constant
         )  # what its `raw_decode` calls, errors aside:
@@ -97,8 +94,8 @@ class _Text:
         end = self._text.find('"', at + 1, at + PIECE)
         if end >= 0 and self._text.find("\\", at + 1, end) < 0:
             return self._scanned(at)
-        parts: list[str] = []
-        start = plain = at + 1  # what is plain is taken from the text as it is, from there on
+        parts: list[str] | None = None  # until there is an escape: plain text is taken out in one copy
+        start, wide = at + 1, 1
         while True:
             if start > at + 1:
                 pause()
@@ -113,12 +110,16 @@ class _Text:
             if not cut:  # nothing is left, or nothing but escapes
                 return self._scanned(at)
             end = start + size - 2
-            if len(part) < end - start:  # there are escapes
-                parts += self._text[plain:start], part
-                plain = end
+            wide = max(wide, width(part))
+            if parts is None and len(part) < end - start:
+                parts = [self._text[i : min(i + PIECE, start)] for i in range(at + 1, start, PIECE)]
+            if parts is not None:
+                parts.append(part)
             if size < cut + 2:  # it ends here
-                room((end - at) * self._width)
-                return "".join((*parts, self._text[plain:end])) if parts else self._text[plain:end], end + 1
+                if parts is not None:
+                    return joined(parts), end + 1
+                room(wide * (end - at - 1))
+                return self._text[at + 1 : end], end + 1
             start += cut
 
     def _members(self, at: int) -> tuple[Any, int]:

@@ -7,11 +7,12 @@ millisecond's work at a time.
 from __future__ import annotations
 
 import json
+from codecs import getincrementaldecoder
 from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 from ..errors import InvalidRequestError
-from ..pauses import large, made, pause, room
+from ..pauses import joined, large, made, pause, room
 
 LARGE = 256 * 1024
 """Characters from which JSON is decoded a piece at a time."""
@@ -29,8 +30,7 @@ def loads(body: bytes | memoryview) -> Any:
     """Decode UTF-8 JSON. Raises InvalidRequestError for anything else: NaN and infinities, which JSON has no
     words for, and nesting past the interpreter's recursion limit included."""
     try:
-        room(len(body))
-        text = str(body, "utf-8")
+        text = str(body, "utf-8") if len(body) < LARGE else _text(body)
         if len(text) < LARGE:
             return json.loads(text, parse_constant=_refuse)
         from . import large_json  # few clients send that much
@@ -46,6 +46,18 @@ def loads(body: bytes | memoryview) -> Any:
         raise InvalidRequestError("the JSON is nested too deeply") from None
     except ValueError as error:
         raise InvalidRequestError(f"the body is not JSON: {error}") from None
+
+
+def _text(body: bytes | memoryview) -> str:
+    """What ``str`` gives, which is a copy for ASCII and work for anything else. Raises UnicodeDecodeError."""
+    if isinstance(body, bytes) and body.isascii():
+        room(len(body))
+        return str(body, "ascii")
+    decode, parts = getincrementaldecoder("utf-8")().decode, []
+    for at in range(0, len(body), LARGE):
+        parts.append(decode(body[at : at + LARGE], at + LARGE >= len(body)))
+        pause()
+    return joined(parts)
 
 
 def _refuse(word: str) -> NoReturn:

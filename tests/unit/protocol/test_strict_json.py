@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from preheat import pauses
 from preheat.errors import InvalidRequestError
 from preheat.pauses import COPY
 from preheat.protocol import large_json, strict_json
@@ -191,18 +192,26 @@ def test_no_more_than_a_piece_is_decoded_at_once(text: str, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(("character", "width"), [("a", 1), ("é", 1), ("\u1234", 2), ("\U0001f600", 4)])
+@pytest.mark.parametrize("beside", ["", "\U0001f600"])
 @pytest.mark.parametrize("escapes", ["", "\n"])
 def test_memory_for_a_large_text_is_found_before_it_is_copied(
-    character: str, width: int, escapes: str, monkeypatch: pytest.MonkeyPatch
+    character: str, width: int, beside: str, escapes: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[int] = []
-    for module in (strict_json, large_json):
+    for module in (pauses, strict_json, large_json):
         monkeypatch.setattr(module, "room", found.append)
-    body = json.dumps([1, character * 2 * COPY + escapes], ensure_ascii=False).encode()
-    assert loads(body) == json.loads(body)
+    text = json.dumps([beside, escapes + character * COPY], ensure_ascii=False)
+    assert loads(text.encode()) == json.loads(text)
     before, after = found
-    assert before == len(body)
-    assert 2 * COPY * width <= after <= 2 * COPY * width + 100
+    assert before == len(text) * (4 if beside else width)
+    assert after == (len(escapes) + COPY) * width
+
+
+def test_large_texts_that_are_cut_within_a_character_are_decoded() -> None:
+    text = json.dumps("a" + "\U0001f600" * strict_json.LARGE, ensure_ascii=False)
+    assert loads(text.encode()) == loads(memoryview(text.encode())) == json.loads(text)
+    with pytest.raises(InvalidRequestError, match="not UTF-8"):
+        loads(text.encode()[:-2])
 
 
 @pytest.mark.parametrize(
